@@ -1,0 +1,72 @@
+"""A joblib backend that shares X, y and their folds between workers instead of copying.
+
+Importing this package registers the backend ``"mmap"`` with joblib, and nothing else::
+
+    import skl_mmap
+    from joblib import parallel_backend
+
+    with parallel_backend("mmap", n_jobs=4):
+        cross_val_score(est, X, y, cv=5)
+
+Everything heavy (scikit-learn, loky, the backend itself) is imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import joblib
+
+from skl_mmap import exceptions
+
+if TYPE_CHECKING:
+    from skl_mmap.backend import MmapBackend
+    from skl_mmap.folds import PageFriendly, page_order
+    from skl_mmap.memory import SharedArray
+    from skl_mmap.monitor import Measurement, measure
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Measurement",
+    "PageFriendly",
+    "SharedArray",
+    "__version__",
+    "exceptions",
+    "measure",
+    "page_order",
+]
+
+# Where each lazily imported name lives.
+_MODULES = {
+    "Measurement": "skl_mmap.monitor",
+    "PageFriendly": "skl_mmap.folds",
+    "SharedArray": "skl_mmap.memory",
+    "measure": "skl_mmap.monitor",
+    "page_order": "skl_mmap.folds",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Names in the module, including those not imported yet."""
+    return sorted({*globals(), *__all__})
+
+
+def _make_backend(**parameters: Any) -> MmapBackend:
+    """Make the backend for joblib, which calls this each time "mmap" is asked for."""
+    from skl_mmap.backend import MmapBackend
+
+    return MmapBackend(**parameters)
+
+
+joblib.register_parallel_backend("mmap", _make_backend)
