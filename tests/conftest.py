@@ -1,0 +1,265 @@
+"""Settings of all tests, and the guards around each of them.
+
+A test must leave the process as it found it. What it may leave is the pool of workers
+that the next test will reuse: its processes, its pipes and semaphores, its daemon
+threads. After the last test the pools are shut down, and then nothing may be left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import settings
+
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("dev", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# Processes end, and threads let go of what they hold, a little after the call that
+# ended them.
+SETTLE_SECONDS = 5.0
+
+# Changed by pytest for each phase of each test, and by the import of scikit-learn.
+VOLATILE_VARIABLES = ("PYTEST_CURRENT_TEST", "KMP_")
+
+# Of joblib's own backends, which some tests compare ours with, and of multiprocessing:
+# kept until the interpreter ends.
+FOREIGN_FILES = ("joblib_memmapping_folder_", "pymp-")
+
+# joblib brings a copy of loky, and both may run in this process.
+TRACKERS = (
+    "multiprocessing.resource_tracker",
+    "loky.backend.resource_tracker",
+    "joblib.externals.loky.backend.resource_tracker",
+)
+
+_call_failed = pytest.StashKey[bool]()
+
+
+@dataclass(frozen=True)
+class State:
+    """What one process holds at one moment, as far as the guards look at it."""
+
+    children: frozenset[str] = frozenset()
+    file_descriptors: frozenset[str] = frozenset()
+    mappings: frozenset[str] = frozenset()
+    shared_memory_files: frozenset[str] = frozenset()
+    temporary_files: frozenset[str] = frozenset()
+    threads: frozenset[str] = frozenset()
+    environment: frozenset[str] = frozenset()
+
+    def list_leaks(self, since: State) -> list[str]:
+        """Describe what is here and was not there, one line each."""
+        leaks = []
+        for kind in fields(self):
+            before, now = getattr(since, kind.name), getattr(self, kind.name)
+            label = kind.name.replace("_", " ")
+            leaks += [f"{label}: {item}" for item in sorted(now - before)]
+            if kind.name == "environment":
+                leaks += [f"{label}, before: {item}" for item in sorted(before - now)]
+        return leaks
+
+
+def _find_pools() -> list[Any]:
+    """Return the reusable executors that run, of either copy of loky.
+
+    Since loky 3.7 each thread has its own, so that they are found by the threads that
+    manage them. An executor that is not for reuse belongs to the test that made it.
+    """
+    managers = [
+        thread
+        for thread in threading.enumerate()
+        if type(thread).__name__ == "_ExecutorManagerThread"
+    ]
+    pools = [manager.executor_reference() for manager in managers]  # type: ignore[attr-defined]
+    return [pool for pool in pools if hasattr(pool, "executor_id")]
+
+
+def _find_trackers() -> list[Any]:
+    """Return the resource trackers that run; they live as long as this process."""
+    modules: list[ModuleType | None] = [sys.modules.get(name) for name in TRACKERS]
+    trackers = [getattr(module, "_resource_tracker", None) for module in modules]
+    return [tracker for tracker in trackers if getattr(tracker, "_pid", None)]
+
+
+def _list_children() -> frozenset[str]:
+    """List child processes other than the workers of a pool and resource trackers."""
+    expected = {tracker._pid for tracker in _find_trackers()}
+    for pool in _find_pools():
+        expected.update(tuple(pool._processes or ()))
+    children = []
+    for child in psutil.Process().children():
+        if child.pid not in expected:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                children.append(f"{child.pid} {child.status()} {child.cmdline()}")
+    return frozenset(children)
+
+
+def _list_file_descriptors() -> frozenset[str]:
+    """List open files. The pipes of a pool or a tracker cannot be told from ours."""
+    are_pipes_expected = bool(_find_pools() or _find_trackers())
+    files = []
+    for name in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
+        # The descriptor of the listing itself is gone by now.
+        with contextlib.suppress(FileNotFoundError):
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if not (are_pipes_expected and target.startswith("pipe:")):
+                files.append(f"{name} -> {target}")
+    return frozenset(files)
+
+
+def _list_mappings(temporary_folder: str) -> frozenset[str]:
+    """List files that are mapped and that only a test can have made."""
+    if sys.platform != "linux":
+        return frozenset()
+    prefixes = ("/memfd:", temporary_folder)
+    mappings = set()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        _, _, _, device, inode, *path = line.split(maxsplit=5)
+        if path and path[0].startswith(prefixes):
+            mappings.add(f"{device} inode {inode} {path[0]}")
+    return frozenset(mappings)
+
+
+def _list_shared_memory_files() -> frozenset[str]:
+    """List what is in /dev/shm with the number of this process in its name."""
+    expected = (*FOREIGN_FILES, "sem.") if _find_pools() else FOREIGN_FILES
+    folder = Path("/dev/shm")
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return frozenset(
+        name
+        for name in names
+        if str(os.getpid()) in name and not name.startswith(expected)
+    )
+
+
+def _list_threads() -> frozenset[str]:
+    """List the threads that would keep the interpreter from ending."""
+    return frozenset(
+        f"{thread.name} {thread.ident}"
+        for thread in threading.enumerate()
+        if not thread.daemon and type(thread).__name__ != "_ExecutorManagerThread"
+    )
+
+
+def _list_environment() -> frozenset[str]:
+    return frozenset(
+        f"{name}={value}"
+        for name, value in os.environ.items()
+        if not name.startswith(VOLATILE_VARIABLES)
+    )
+
+
+def _read_state(temporary_folder: Path) -> State:
+    return State(
+        children=_list_children(),
+        file_descriptors=_list_file_descriptors(),
+        mappings=_list_mappings(str(temporary_folder)),
+        shared_memory_files=_list_shared_memory_files(),
+        temporary_files=frozenset(
+            path.name
+            for path in temporary_folder.iterdir()
+            if not path.name.startswith(FOREIGN_FILES)
+        ),
+        threads=_list_threads(),
+        environment=_list_environment(),
+    )
+
+
+def _wait_for_leaks(read_leaks: Callable[[], list[str]]) -> list[str]:
+    """Return the leaks that are still there after a while, if any."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while leaks := read_leaks():
+        if time.monotonic() > deadline:
+            break
+        gc.collect()
+        time.sleep(0.02)
+    return leaks
+
+
+def _shut_down_pools() -> None:
+    for pool in _find_pools():
+        if hasattr(pool, "terminate"):
+            # joblib's pool, which also removes its temporary folders.
+            pool.terminate(kill_workers=True)
+        pool.shutdown(wait=True, kill_workers=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Generator[Path, None, None]:
+    """Give this process and its workers an empty temp folder of their own.
+
+    So that what is left there is ours, whatever else runs on the machine.
+    """
+    folder = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
+        patch.setattr(tempfile, "tempdir", None)
+        yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def guard_session(temporary_folder: Path) -> Iterator[None]:
+    """Fail the last test if the session as a whole leaves anything behind."""
+    before = _read_state(temporary_folder)
+    pipes_before = psutil.Process().num_fds() if sys.platform == "linux" else 0
+    yield
+    descendants = psutil.Process().children(recursive=True)
+    trackers = {tracker._pid for tracker in _find_trackers()}
+    descendants = [process for process in descendants if process.pid not in trackers]
+    _shut_down_pools()
+
+    def read_leaks() -> list[str]:
+        leaks = _read_state(temporary_folder).list_leaks(before)
+        leaks += [
+            f"process: {process}" for process in descendants if process.is_running()
+        ]
+        # A tracker is told what to do through one pipe.
+        allowed = pipes_before + len(_find_trackers())
+        if sys.platform == "linux" and psutil.Process().num_fds() > allowed:
+            leaks += [f"file descriptors: {sorted(_list_file_descriptors())}"]
+        return leaks
+
+    if leaks := _wait_for_leaks(read_leaks):
+        pytest.fail("left at the end:\n" + "\n".join(leaks), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def guard_test(
+    request: pytest.FixtureRequest, temporary_folder: Path
+) -> Iterator[None]:
+    """Fail a test that passed but left something behind."""
+    before = _read_state(temporary_folder)
+    yield
+    if request.node.stash.get(_call_failed, False):
+        # The traceback keeps everything alive; one failure is enough.
+        return
+    leaks = _wait_for_leaks(lambda: _read_state(temporary_folder).list_leaks(before))
+    if leaks:
+        pytest.fail("this test left behind:\n" + "\n".join(leaks), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember whether the body of the test failed."""
+    report = yield
+    if report.when == "call":
+        item.stash[_call_failed] = report.failed
+    return report
