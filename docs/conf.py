@@ -1,0 +1,24 @@
+"""Configuration of the documentation."""
+
+from __future__ import annotations
+
+import skl_mmap
+
+project = "skl_mmap"
+author = "skl_mmap developers"
+copyright = "2026, skl_mmap developers"
+release = version = skl_mmap.__version__
+
+extensions = ["sphinx.ext.autodoc", "numpydoc"]
+exclude_patterns = ["_build"]
+default_role = "code"
+
+# Types are in the docstrings, in words that also say shape and unit.
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+# Members are listed where they are documented, not inherited ones of numpy or dict.
+numpydoc_show_class_members = False
+
+html_theme = "pydata_sphinx_theme"
+html_show_sourcelink = False
+html_theme_options = {"show_prev_next": False}
