@@ -1,0 +1,180 @@
+"""The joblib backend "mmap"."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import joblib
+from joblib.parallel import (
+    AutoBatchingMixin,
+    FallbackToBackend,
+    ParallelBackendBase,
+    SequentialBackend,
+    mp,
+)
+from loky.process_executor import ShutdownExecutorError
+
+from skl_mmap._compat import explicit_mmap_mode
+from skl_mmap.backend._options import Options
+from skl_mmap.backend._pool import get_executor
+from skl_mmap.backend._task import Task, unpack
+from skl_mmap.memory import Store
+
+__all__ = ["MmapBackend"]
+
+
+class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+    """Run tasks in processes that share their input and map their folds.
+
+    Used through joblib, never by hand::
+
+        with joblib.parallel_backend("mmap", n_jobs=4):
+            cross_val_score(estimator, X, y, cv=5)
+
+    Parameters
+    ----------
+    min_bytes : int, str or None, default="1M"
+        Arrays of at least this size, anywhere in a task, are shared. None shares
+        nothing. joblib's `max_nbytes` means the same.
+    mmap_mode : {"c", "r"}, default="c"
+        Copy-on-write: a task may write to its view of an array, and nobody else sees
+        it; or read-only. Set it in ``parallel_backend`` or ``parallel_config``.
+    row_order : {"exact", "any"}, default="exact"
+        ``"exact"`` gives the same results as joblib's "loky", bit for bit. ``"any"``
+        may reorder the rows within a train set, so that all but a few hundred of them
+        are mapped and not copied.
+    store : {"auto", "memory", "disk"} or path-like, default="auto"
+        Where shared arrays live: in memory (memfd), on disk in the temporary folder
+        or the one given, or in memory while there is room.
+    idle_worker_timeout : float, default=300
+        Seconds after which idle workers stop.
+    inner_max_num_threads : int, optional
+        Threads that BLAS and OpenMP may use in each worker.
+    nesting_level : int, optional
+        Set by joblib.
+
+    Raises
+    ------
+    InvalidParameterError
+        If a parameter cannot be used.
+
+    Notes
+    -----
+    Shared arrays are freed when the `with` block is left and nothing uses them any
+    more. The workers belong to the loky package's pool, not to joblib's own.
+    """
+
+    supports_retrieve_callback = True
+    supports_inner_max_num_threads = True
+
+    def __init__(
+        self,
+        nesting_level: int | None = None,
+        inner_max_num_threads: int | None = None,
+        **parameters: Any,
+    ) -> None:
+        self._options = Options.from_parameters(parameters)
+        super().__init__(
+            nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads
+        )
+        self._call_options = self._options
+        self._store: Store | None = None
+        self._workers: Any = None
+        self.parallel: Any = None
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Return how many tasks run at the same time; the rules of joblib's "loky"."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        if mp is None or n_jobs is None or n_jobs == 1:
+            return 1
+        if mp.current_process().daemon:
+            _warn_sequential("in a daemon process, which may not have children")
+            return 1
+        if not (self.in_main_thread() or self.nesting_level == 0):
+            _warn_sequential("below threads")
+            return 1
+        if n_jobs < 0:
+            return int(max(joblib.cpu_count() + 1 + n_jobs, 1))
+        return n_jobs
+
+    def configure(
+        self,
+        n_jobs: int = 1,
+        parallel: Any = None,
+        **parameters: Any,
+    ) -> int:
+        """Get the workers ready, and return how many there are."""
+        n_jobs = self.effective_n_jobs(n_jobs)
+        self._call_options = self._options.for_call(parameters, explicit_mmap_mode())
+        if n_jobs == 1:
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        self._workers = get_executor(
+            n_jobs,
+            idle_worker_timeout=self._call_options.idle_worker_timeout,
+            env=self._prepare_worker_env(n_jobs=n_jobs),
+        )
+        self._configured_with = parameters
+        self.parallel = parallel
+        return n_jobs
+
+    def start_call(self) -> None:
+        """Begin a call: whatever is shared already has to prove that it is current."""
+        options = self._call_options
+        placement, settings = options.placement, options.settings
+        store = self._store
+        if store is None or (store.placement, store.settings) != (placement, settings):
+            self._store = Store(placement, settings)
+        else:
+            store.next_call()
+
+    def submit(self, func: Any, callback: Callable[[Any], None] | None = None) -> Any:
+        """Send a batch of tasks to the workers."""
+        assert self._store is not None
+        task = Task(func, self._store, self._call_options)
+        future = self._workers.submit(task)
+        # The segments must live until the result, which may refer to them, is read.
+        future.skl_mmap_task = task
+        if callback is not None:
+            future.add_done_callback(callback)
+        return future
+
+    def retrieve_result_callback(self, out: Any) -> Any:
+        """Return the result of a batch, or raise its error."""
+        try:
+            outcome = out.result()
+        except ShutdownExecutorError as error:
+            raise RuntimeError(
+                "the workers were stopped while tasks were waiting for them, so these "
+                "have no result. Exhaust or close a generator that Parallel returned "
+                "before it is garbage collected or Parallel is called again."
+            ) from error
+        return unpack(outcome)
+
+    def terminate(self) -> None:
+        """End a call; the workers stay warm for the next one."""
+        self._workers = None
+        # Parallel refers to the backend: a cycle would keep what is shared alive
+        # until the garbage collector finds it.
+        self.parallel = None
+        self.reset_batch_stats()
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Kill the workers, and start new ones if more calls are to come."""
+        self._workers.shutdown(kill_workers=True)
+        self._workers = None
+        if ensure_ready:
+            self.configure(
+                n_jobs=self.parallel.n_jobs,
+                parallel=self.parallel,
+                **self._configured_with,
+            )
+
+
+def _warn_sequential(where: str) -> None:
+    warnings.warn(
+        f"the backend 'mmap' cannot start processes {where}, setting n_jobs=1",
+        stacklevel=4,
+    )

@@ -1,0 +1,158 @@
+"""The parameters of the backend, validated."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from skl_mmap._units import parse_bytes
+from skl_mmap.exceptions import InvalidParameterError
+from skl_mmap.memory import Placement, Settings
+
+__all__ = ["Options"]
+
+# What joblib.Parallel passes to every backend.
+_JOBLIB_PARAMETERS = frozenset(
+    {"context", "max_nbytes", "mmap_mode", "prefer", "require", "temp_folder"}
+    | {"verbose"}
+)
+_JOBLIB_MAX_NBYTES = 1 << 20
+_INDEX_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user can set, with the defaults.
+
+    Attributes
+    ----------
+    min_bytes : int or None, default=1 MiB
+        Arrays of at least this size are shared; None shares nothing.
+    mmap_mode : {"c", "r"}, default="c"
+        Whether tasks may write to their view of an array, copy-on-write, or not.
+    row_order : {"exact", "any"}, default="exact"
+        Whether the rows of a train set keep their order, or may be put into one in
+        which nearly all of them can be mapped.
+    store : {"auto", "memory", "disk"} or path-like, default="auto"
+        Where shared arrays live.
+    idle_worker_timeout : float, default=300
+        Seconds after which idle workers stop.
+    temp_folder : path-like or None, default=None
+        joblib's parameter: where ``store="disk"`` makes its files.
+    """
+
+    min_bytes: int | None = 1 << 20
+    mmap_mode: str = "c"
+    row_order: str = "exact"
+    store: Any = "auto"
+    idle_worker_timeout: float = 300.0
+    temp_folder: Any = None
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Options:
+        """Validate keyword arguments of ``parallel_backend("mmap", ...)``.
+
+        Raises
+        ------
+        InvalidParameterError
+            If a name is not known, or a value cannot be used.
+        """
+        return cls().updated(parameters)
+
+    def updated(self, parameters: Mapping[str, Any]) -> Options:
+        """Return these options with some of them set anew, all validated."""
+        unknown = parameters.keys() - set(_CHECKS)
+        if unknown:
+            raise InvalidParameterError(
+                f"the backend 'mmap' has no parameter {sorted(unknown)[0]!r}, so it "
+                f"would be without effect. It has: {', '.join(sorted(_CHECKS))}."
+            )
+        checked = {name: _CHECKS[name](value) for name, value in parameters.items()}
+        options = replace(self, **checked)
+        options.placement  # noqa: B018 - a folder that cannot be used is an error now
+        return options
+
+    def for_call(
+        self, parameters: Mapping[str, Any], mmap_mode: str | None
+    ) -> Options:
+        """Return the options of one ``Parallel`` call.
+
+        Parameters
+        ----------
+        parameters : mapping
+            What ``Parallel`` passes to ``configure``: its own parameters and those
+            of the backend that the user gave to ``Parallel`` itself.
+        mmap_mode : str or None
+            joblib's parameter, where the user set it.
+        """
+        own = {k: v for k, v in parameters.items() if k not in _JOBLIB_PARAMETERS}
+        if mmap_mode is not None:
+            own["mmap_mode"] = mmap_mode
+        max_nbytes = parameters.get("max_nbytes", _JOBLIB_MAX_NBYTES)
+        if max_nbytes != _JOBLIB_MAX_NBYTES and "min_bytes" not in own:
+            own["min_bytes"] = max_nbytes
+        if parameters.get("temp_folder") is not None:
+            own["temp_folder"] = parameters["temp_folder"]
+        return self.updated(own) if own else self
+
+    @property
+    def placement(self) -> Placement:
+        """Where segments live."""
+        return Placement.from_parameter(self.store, self.temp_folder)
+
+    @property
+    def settings(self) -> Settings:
+        """How arrays are handed to tasks."""
+        default = Settings()
+        smallest = default.min_mapped_bytes
+        if self.min_bytes is not None:
+            smallest = min(smallest, self.min_bytes)
+        return Settings(self.mmap_mode, smallest)
+
+    @property
+    def min_index_bytes(self) -> int:
+        """Index arrays of at least this size are sent as runs."""
+        return min(_INDEX_BYTES, self.min_bytes or 0)
+
+
+def _check_min_bytes(value: Any) -> int | None:
+    return None if value is None else parse_bytes(value, name="min_bytes")
+
+
+def _check_mmap_mode(value: Any) -> str:
+    if isinstance(value, str) and value in ("c", "r"):
+        return value
+    raise InvalidParameterError(
+        f"mmap_mode={value!r} would let a task change the data of all others. Pass "
+        "'c' (copy-on-write: writes stay private) or 'r' (read-only)."
+    )
+
+
+def _check_row_order(value: Any) -> str:
+    if isinstance(value, str) and value in ("exact", "any"):
+        return value
+    raise InvalidParameterError(
+        f"row_order={value!r} is not known. Pass 'exact' (same results as with loky, "
+        "bit for bit) or 'any' (same train sets, in an order that needs no copy)."
+    )
+
+
+def _check_timeout(value: Any) -> float:
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and value > 0:
+        return float(value)
+    raise InvalidParameterError(
+        f"idle_worker_timeout={value!r} is not a time. Pass the seconds after which "
+        "idle workers stop, more than 0."
+    )
+
+
+_CHECKS: dict[str, Any] = {
+    "min_bytes": _check_min_bytes,
+    "mmap_mode": _check_mmap_mode,
+    "row_order": _check_row_order,
+    "store": lambda value: value,
+    "idle_worker_timeout": _check_timeout,
+    "temp_folder": lambda value: value,
+}

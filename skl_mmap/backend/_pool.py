@@ -1,0 +1,99 @@
+"""The pool of workers: loky's, beside the one that joblib has for itself.
+
+joblib vendors loky and registers its context with multiprocessing under the name
+"loky". Importing the loky package puts another one there, and joblib's own backend
+would then talk to the wrong resource tracker: KeyErrors on stderr, and leaks. So the
+names are put back after the import, and our context is passed explicitly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing import context as mp_context
+from typing import Any
+
+__all__ = ["get_executor"]
+
+_CONTEXT_NAMES = ("loky", "loky_init_main")
+
+
+@contextlib.contextmanager
+def _contexts_restored() -> Iterator[None]:
+    # No public name: multiprocessing offers no way to register a context, and loky
+    # assigns to this dictionary.
+    contexts: dict[str, Any] = mp_context._concrete_contexts  # type: ignore[attr-defined]
+    before = {name: contexts.get(name) for name in _CONTEXT_NAMES}
+    try:
+        yield
+    finally:
+        for name, context in before.items():
+            if context is not None:
+                contexts[name] = context
+
+
+with _contexts_restored():
+    import loky
+    from loky.backend.context import LokyContext
+
+_context = LokyContext()
+
+
+def get_executor(
+    n_jobs: int, *, idle_worker_timeout: float, env: dict[str, str]
+) -> Any:
+    """Return this thread's pool, resized or restarted if need be.
+
+    Parameters
+    ----------
+    n_jobs : int
+        Workers.
+    idle_worker_timeout : float
+        Seconds after which idle workers stop.
+    env : dict
+        Environment variables of the workers.
+
+    Returns
+    -------
+    loky executor
+        The same one for the same arguments, so that workers stay warm.
+    """
+    return loky.get_reusable_executor(
+        max_workers=n_jobs,
+        context=_context,
+        timeout=idle_worker_timeout,
+        initializer=_prepare_worker,
+        initargs=(os.getpid(),),
+        env=env,
+    )
+
+
+def _prepare_worker(parent_pid: int) -> None:
+    """Make a new worker end with its parent, even if that is killed.
+
+    loky's workers wait for tasks until they time out. Not PR_SET_PDEATHSIG: its
+    signal comes when the *thread* that started the worker ends.
+    """
+    watcher = threading.Thread(
+        target=_end_with, args=(parent_pid,), name="skl_mmap-parent", daemon=True
+    )
+    watcher.start()
+
+
+def _end_with(parent_pid: int) -> None:
+    if hasattr(os, "pidfd_open"):
+        with contextlib.suppress(OSError):  # no such process, or an old kernel
+            parent_fd = os.pidfd_open(parent_pid)
+            if os.getppid() == parent_pid:
+                poll = select.poll()
+                poll.register(parent_fd, select.POLLIN)
+                poll.poll()
+            os.close(parent_fd)
+    while os.getppid() == parent_pid:
+        time.sleep(1.0)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

@@ -1,0 +1,154 @@
+"""Row indices among the arguments of a task.
+
+scikit-learn hands every task its train and test indices, and joblib keeps several
+tasks' worth of them. Most are made of a few runs, which are a few bytes; and with
+``row_order="any"`` the runs of a train set may be put into page-friendly order.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skl_mmap.backend._options import Options
+from skl_mmap.folds import page_ordered_runs
+from skl_mmap.memory import Runs, index_runs
+
+__all__ = ["RowIndex", "with_light_rows"]
+
+_TRAIN = "train"
+_SPLITTER = "cv"
+# More runs than this are better sent as an array.
+_MAX_RUNS = 256
+
+
+class RowIndex(NamedTuple):
+    """An index array of a task until it is rebuilt in the worker.
+
+    Attributes
+    ----------
+    runs : ndarray of shape (n_runs, 2)
+        Its runs.
+    n_rows : int
+        More than its largest index.
+    """
+
+    runs: Runs
+    n_rows: int
+
+
+def with_light_rows(batch: Any, options: Options) -> Any:
+    """Return a batch of tasks whose index arrays are runs, in the order asked for.
+
+    Parameters
+    ----------
+    batch : callable
+        joblib's ``BatchedCalls``; anything else is returned as it is.
+    options : Options
+        Whether rows may change their order, and which index arrays are worth it.
+    """
+    items = getattr(batch, "items", None)
+    if not isinstance(items, list):
+        return batch
+    light = copy.copy(batch)
+    light.items = [_light_item(item, options) for item in items]
+    return light
+
+
+def _light_item(item: Any, options: Options) -> Any:
+    function, args, kwargs = item
+    if options.row_order == "any":
+        args, kwargs = _in_any_order(function, args, kwargs)
+    if options.min_bytes is None:
+        return function, args, kwargs
+    n_rows = _n_rows((*args, *kwargs.values()))
+    light = functools.partial(_light_value, n_rows=n_rows, options=options)
+    return (
+        function,
+        tuple(light(value) for value in args),
+        {name: light(value) for name, value in kwargs.items()},
+    )
+
+
+def _n_rows(values: tuple[Any, ...]) -> int:
+    return max((v.shape[0] for v in values if _is_array(v) and v.ndim), default=0)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
+
+
+def _light_value(value: Any, *, n_rows: int, options: Options) -> Any:
+    if type(value) is not np.ndarray:
+        return value
+    runs = index_runs(value, min_bytes=max(options.min_index_bytes, 1))
+    if runs is None:
+        return value
+    return RowIndex(runs, max(n_rows, int(runs[:, 1].max())))
+
+
+def _in_any_order(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Put the arguments named `train` and `cv` into page-friendly order."""
+    args, kwargs = list(args), dict(kwargs)  # type: ignore[assignment]
+    for name, reorder in ((_TRAIN, _ordered_train), (_SPLITTER, _ordered_splitter)):
+        place = _position(function, name)
+        if name in kwargs:
+            kwargs[name] = reorder(kwargs[name], (*args, *kwargs.values()))
+        elif place is not None and place < len(args):
+            args[place] = reorder(args[place], (*args, *kwargs.values()))  # type: ignore[index]
+    return tuple(args), kwargs
+
+
+def _position(function: Callable[..., Any], name: str) -> int | None:
+    try:
+        return _parameter_names(function).index(name)
+    except (ValueError, TypeError):  # no such name, no signature, or not hashable
+        return None
+
+
+@functools.lru_cache(maxsize=256)
+def _names_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
+
+
+def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    # scikit-learn wraps the function anew for each task; the cache is on what lies
+    # within.
+    return _names_of(inspect.unwrap(function))
+
+
+def _ordered_train(train: Any, values: tuple[Any, ...]) -> Any:
+    if not _is_array(train) or train.ndim != 1 or train.dtype.kind not in "iu":
+        return train
+    if not len(train):
+        return train
+    n_rows = int(train.max()) + 1
+    sizes = [
+        value.nbytes // len(value)
+        for value in values
+        if _is_array(value) and value.ndim and len(value) >= n_rows
+    ]
+    try:
+        runs = page_ordered_runs(train, row_bytes=max(sizes, default=8) or 1)
+    except ValueError:  # a row that is there twice must keep its place
+        return train
+    if runs is None:
+        return train
+    if len(runs) <= _MAX_RUNS:
+        return RowIndex(runs, max(n_rows, _n_rows(values)))
+    return np.concatenate([np.arange(*run, dtype=np.intp) for run in runs.tolist()])
+
+
+def _ordered_splitter(cv: Any, values: tuple[Any, ...]) -> Any:
+    if not hasattr(cv, "split"):
+        return cv
+    from skl_mmap.folds import PageFriendly
+
+    return cv if isinstance(cv, PageFriendly) else PageFriendly(cv)

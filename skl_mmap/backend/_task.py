@@ -1,0 +1,186 @@
+"""A batch of tasks on its way to a worker, and its result on the way back.
+
+::
+
+    parent                                      worker
+    Task(batch) --pickled in loky's feeder--> PackedTask()  unpickles the batch: arrays
+      keeps the segments alive                  |           are mapped here
+                                                v
+    unpack(Outcome) <------------------------ Outcome       result or error, pickled
+      publishes the record                                  before the mappings go away
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from skl_mmap.backend._options import Options
+from skl_mmap.backend._pickling import SharingError, dump_result, dump_task, load
+from skl_mmap.backend._row_arguments import with_light_rows
+from skl_mmap.memory import Segment, Store, counters, live_mappings
+from skl_mmap.monitor._own_memory import own_memory
+from skl_mmap.monitor._records import TaskRecord, is_measuring, publish
+
+__all__ = ["Task", "unpack"]
+
+
+class Task:
+    """A batch in the parent; becomes a `PackedTask` when it is pickled.
+
+    loky pickles in its feeder thread, so that copying a large array does not stop the
+    thread that dispatches. Index arrays are made light at once: joblib holds many.
+    """
+
+    def __init__(self, batch: Any, store: Store, options: Options) -> None:
+        self._batch = with_light_rows(batch, options)
+        self._store = store
+        self._options = options
+        self.segments: list[Segment] = []
+
+    def __reduce__(self) -> Any:
+        try:
+            payload, self.segments = dump_task(
+                self._batch, self._store, self._options
+            )
+        except SharingError as error:
+            # Raised by the worker, it takes the way of every other error to the user;
+            # raised here, loky would turn it into a PicklingError.
+            return FailedTask, error.args
+        return PackedTask, (payload, is_measuring())
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTask:
+    """A task whose arguments could not be shared."""
+
+    error: Exception
+
+    def __call__(self) -> Outcome:
+        return _failure(self.error, TaskRecord(os.getpid(), 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class PackedTask:
+    """A pickled batch, and whether the parent wants to know its cost in detail."""
+
+    payload: bytes
+    is_measured: bool
+
+    def __call__(self) -> Outcome:
+        observation = _Observation(self.is_measured)
+        try:
+            with observation.running():
+                batch = load(self.payload)
+                result = dump_result(batch())
+            return Outcome(result, None, "", observation.record())
+        except BaseException as error:
+            return _failure(error, observation.record())
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a worker sends back.
+
+    Attributes
+    ----------
+    result, error : bytes or None
+        The pickled result, or the pickled exception.
+    traceback : str
+        Of the error, as text.
+    record : TaskRecord
+        What it cost.
+    """
+
+    result: bytes | None
+    error: bytes | None
+    traceback: str
+    record: TaskRecord
+
+
+class _RemoteTraceback(Exception):
+    """The traceback of an error in a worker, shown as the cause of the error."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+    def __reduce__(self) -> Any:
+        return _RemoteTraceback, (self.text,)
+
+
+def _failure(error: BaseException, record: TaskRecord) -> Outcome:
+    text = "".join(traceback.format_exception(error))
+    # The frames hold the task's arrays, and with them the segments.
+    traceback.clear_frames(error.__traceback__)
+    error.__traceback__ = None
+    try:
+        pickled = dump_result(error)
+    except Exception as pickling_error:
+        reason = RuntimeError(
+            f"a task raised {type(error).__name__}, which cannot be sent back "
+            f"({pickling_error}). Its traceback is above."
+        )
+        pickled = dump_result(reason)
+    return Outcome(None, pickled, text, record)
+
+
+def unpack(outcome: Outcome) -> Any:
+    """Return the result of a batch in the parent, or raise its error.
+
+    The error has its own type, and the worker's traceback as its cause.
+    """
+    publish(outcome.record)
+    if outcome.error is None:
+        assert outcome.result is not None
+        return load(outcome.result)
+    error = load(outcome.error)
+    raise error from _RemoteTraceback(outcome.traceback)
+
+
+class _Observation:
+    """What a batch costs in this worker."""
+
+    def __init__(self, is_measured: bool) -> None:
+        self._is_measured = is_measured
+        self._seconds = 0.0
+        self._peak_private_bytes: int | None = None
+        self._dirtied_bytes: int | None = None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        counters.take()
+        before = own_memory(reset_peak=True) if self._is_measured else None
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds = time.perf_counter() - begin
+            after = own_memory() if before is not None else None
+            if before is not None and after is not None:
+                grown = after.anonymous_bytes - before.anonymous_bytes
+                # The peak counts shared pages too; all that were ever mapped here
+                # are taken off, so what is left is private for certain.
+                peak = after.peak_bytes - before.resident_bytes
+                peak -= counters.attached_bytes + counters.mapped_bytes
+                self._peak_private_bytes = max(grown, peak, 0)
+                self._dirtied_bytes = sum(m.dirtied_bytes() for m in live_mappings())
+
+    def record(self) -> TaskRecord:
+        mapped_bytes, reasons = counters.take()
+        return TaskRecord(
+            pid=os.getpid(),
+            seconds=self._seconds,
+            mapped_bytes=mapped_bytes,
+            copied_bytes=sum(reasons.values()),
+            copy_reasons=reasons,
+            peak_private_bytes=self._peak_private_bytes,
+            dirtied_bytes=self._dirtied_bytes,
+        )

@@ -1,0 +1,60 @@
+"""All errors and warnings of skl_mmap.
+
+The tree::
+
+    SklMmapError
+    ├── InvalidParameterError    (also ValueError)    a parameter that cannot be used
+    ├── NotEnoughMemoryError     (also MemoryError)   a segment does not fit in memory
+    ├── NotEnoughDiskError       (also OSError)       a segment does not fit on the disk
+    ├── SegmentLostError         (also OSError)       a worker cannot open shared data
+    └── MeasurementError         (also RuntimeError)  memory could not be measured
+
+    SklMmapWarning               (also UserWarning)
+    └── FallbackWarning          something is done the slow way, and why
+
+Every message says what was found, why it matters and what to do. Errors take
+positional arguments only, so that they survive pickling between processes.
+"""
+
+__all__ = [
+    "FallbackWarning",
+    "InvalidParameterError",
+    "MeasurementError",
+    "NotEnoughDiskError",
+    "NotEnoughMemoryError",
+    "SegmentLostError",
+    "SklMmapError",
+    "SklMmapWarning",
+]
+
+
+class SklMmapError(Exception):
+    """Base class of all errors raised by skl_mmap."""
+
+
+class InvalidParameterError(SklMmapError, ValueError):
+    """A parameter has a value that cannot be used."""
+
+
+class NotEnoughMemoryError(SklMmapError, MemoryError):
+    """There is not enough memory left for the data that has to be shared."""
+
+
+class NotEnoughDiskError(SklMmapError, OSError):
+    """There is not enough room on the disk for the data that has to be shared."""
+
+
+class SegmentLostError(SklMmapError, OSError):
+    """Shared data is gone, or may not be opened by this process."""
+
+
+class MeasurementError(SklMmapError, RuntimeError):
+    """The memory of the process tree could not be measured."""
+
+
+class SklMmapWarning(UserWarning):
+    """Base class of all warnings given by skl_mmap."""
+
+
+class FallbackWarning(SklMmapWarning):
+    """Something is done in a slower or larger way than asked for."""

@@ -1,0 +1,42 @@
+"""Shared memory: segments, mappings, row runs, SharedArray and the store."""
+
+from skl_mmap.memory._accounting import counters
+from skl_mmap.memory._handles import (
+    ArrayHandle,
+    IndexHandle,
+    describe,
+    index_runs,
+    rebuild_array,
+    rebuild_index,
+)
+from skl_mmap.memory._libc import can_remap
+from skl_mmap.memory._mapping import Settings, live_mappings
+from skl_mmap.memory._placement import Placement
+from skl_mmap.memory._row_selection import join_rows
+from skl_mmap.memory._runs import Runs, expand_runs, find_runs
+from skl_mmap.memory._segment import Segment
+from skl_mmap.memory._shared_array import SharedArray
+from skl_mmap.memory._store import Store
+from skl_mmap.memory._user_files import writable_memmap_of
+
+__all__ = [
+    "ArrayHandle",
+    "IndexHandle",
+    "Placement",
+    "Runs",
+    "Segment",
+    "Settings",
+    "SharedArray",
+    "Store",
+    "can_remap",
+    "counters",
+    "describe",
+    "expand_runs",
+    "find_runs",
+    "index_runs",
+    "join_rows",
+    "live_mappings",
+    "rebuild_array",
+    "rebuild_index",
+    "writable_memmap_of",
+]

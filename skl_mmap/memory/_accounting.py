@@ -1,0 +1,60 @@
+"""What row selection cost in this process since the current task began.
+
+Selection adds to the counters; a worker reads them when its task is done. The
+counters belong to the process, not to a thread: nested threads work for one task.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+__all__ = ["Counters", "counters"]
+
+
+class Counters:
+    """Bytes of selected rows that were mapped and that were copied, and why.
+
+    Attributes
+    ----------
+    mapped_bytes : int
+        Bytes of rows that appear in a joined view without any copy.
+    attached_bytes : int
+        Bytes of whole arrays that were mapped.
+    copy_reasons : Counter
+        Bytes of rows that were copied although their source is shared, by reason.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.mapped_bytes = 0
+        self.attached_bytes = 0
+        self.copy_reasons: Counter[str] = Counter()
+
+    def add_mapped(self, n_bytes: int) -> None:
+        """Count rows that were mapped."""
+        with self._lock:
+            self.mapped_bytes += n_bytes
+
+    def add_attached(self, n_bytes: int) -> None:
+        """Count an array that was mapped as a whole."""
+        with self._lock:
+            self.attached_bytes += n_bytes
+
+    def add_copied(self, reason: str, n_bytes: int) -> None:
+        """Count rows that were copied."""
+        if n_bytes:
+            with self._lock:
+                self.copy_reasons[reason] += n_bytes
+
+    def take(self) -> tuple[int, dict[str, int]]:
+        """Return mapped bytes and copied bytes by reason, and start again at zero."""
+        with self._lock:
+            taken = self.mapped_bytes, dict(self.copy_reasons)
+            self.mapped_bytes = 0
+            self.attached_bytes = 0
+            self.copy_reasons.clear()
+        return taken
+
+
+counters = Counters()

@@ -1,0 +1,250 @@
+"""References to shared arrays: what is sent instead of their bytes.
+
+::
+
+    sender: array --> describe() --> ArrayHandle --(pickled)--> rebuild() --> receiver
+
+The same handle serves both directions. A task's arrays refer to segments of the
+parent; an array in a result that lies in a mapping refers to the very same segment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from skl_mmap.memory._accounting import counters
+from skl_mmap.memory._libc import can_remap
+from skl_mmap.memory._mapping import (
+    Mapping,
+    Piece,
+    Settings,
+    as_array,
+    find_mapping,
+    map_pieces,
+)
+from skl_mmap.memory._row_selection import join_rows
+from skl_mmap.memory._runs import Runs, expand_runs, find_runs
+from skl_mmap.memory._segment import Segment, SegmentHandle, attach_segment
+from skl_mmap.memory._shared_array import SharedArray
+
+__all__ = [
+    "ArrayHandle",
+    "IndexHandle",
+    "describe",
+    "index_runs",
+    "rebuild_array",
+    "rebuild_index",
+]
+
+# A view that leaves out more than half of the bytes it spans is sent by value:
+# keeping all of them alive would not be worth it.
+_MIN_DENSITY = 0.5
+# More runs than this are not worth a handle: each costs a few dozen bytes and one
+# mapping, and the rebuilt array would mostly be copied.
+_MAX_INDEX_RUNS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayHandle:
+    """Where the bytes of an array lie, and how it looks.
+
+    Attributes
+    ----------
+    segment : SegmentHandle
+        The file.
+    pieces : tuple of (int, int)
+        File offset and length of the byte ranges that follow each other.
+    offset : int
+        Place of the array's first element in these bytes.
+    dtype : dtype
+        The object itself: a structured dtype is more than its string.
+    shape, strides : tuple of int
+        As numpy's.
+    settings : Settings
+        Copy-on-write or read-only.
+    """
+
+    segment: SegmentHandle
+    pieces: tuple[tuple[int, int], ...]
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    settings: Settings
+
+
+def describe(
+    array: npt.NDArray[Any], settings: Settings | None = None
+) -> tuple[ArrayHandle, Segment] | None:
+    """Describe an array that lies in a mapping of this process.
+
+    Parameters
+    ----------
+    array : ndarray
+        Any array.
+    settings : Settings, optional
+        For the receiver; by default those of the mapping.
+
+    Returns
+    -------
+    (ArrayHandle, Segment) or None
+        None if the array is not shared, or was written to since: then its bytes have
+        to be sent. The segment must be kept alive until the handle was rebuilt.
+    """
+    found = find_mapping(array)
+    if found is None:
+        return None
+    mapping, start, stop = found
+    if array.nbytes < _MIN_DENSITY * (stop - start):
+        return None
+    if not mapping.is_unmodified(start, stop):
+        return None
+    pieces = tuple(
+        (piece.file_offset, piece.stop - piece.start)
+        for piece in _merged(mapping, start, stop)
+    )
+    address = array.__array_interface__["data"][0]
+    handle = ArrayHandle(
+        mapping.segment.handle(),
+        pieces,
+        address - mapping.address - start,
+        array.dtype,
+        array.shape,
+        array.strides,
+        settings or mapping.settings,
+    )
+    return handle, mapping.segment
+
+
+def _merged(mapping: Mapping, start: int, stop: int) -> list[Piece]:
+    """Origins of a byte range, with those that follow each other in the file joined."""
+    merged: list[Piece] = []
+    for piece in mapping.pieces_between(start, stop):
+        if merged:
+            last = merged[-1]
+            if last.file_offset + last.stop - last.start == piece.file_offset:
+                merged[-1] = Piece(last.start, piece.stop, last.file_offset)
+                continue
+        merged.append(piece)
+    return merged
+
+
+def rebuild_array(handle: ArrayHandle) -> npt.NDArray[Any]:
+    """Rebuild an array from its handle, in this process.
+
+    Returns
+    -------
+    SharedArray or ndarray
+        A new mapping for each call: what one task writes, no other task sees. Where
+        pages cannot be mapped freely, a plain ``numpy.memmap`` without joined views.
+
+    Raises
+    ------
+    SegmentLostError
+        If the segment cannot be opened.
+    """
+    segment = attach_segment(handle.segment)
+    if not can_remap() or handle.segment.path is not None:
+        return _rebuild_portable(handle)
+    pieces = []
+    place = 0
+    for file_offset, length in handle.pieces:
+        pieces.append(Piece(place, place + length, file_offset))
+        place += length
+    # One piece is mapped as it lies, even where the sender's array was unaligned.
+    alignment = handle.dtype.alignment if len(pieces) > 1 else 1
+    mapping = map_pieces(segment, pieces, handle.settings, alignment=alignment)
+    if mapping is None:  # the kernel has no room for more mappings
+        return _read(segment, handle, pieces)
+    counters.add_attached(mapping.mapped_bytes)
+    return as_array(
+        mapping,
+        handle.dtype,
+        handle.shape,
+        handle.strides,
+        handle.offset,
+        subtype=SharedArray,
+    )
+
+
+def _read(
+    segment: Segment, handle: ArrayHandle, pieces: list[Piece]
+) -> npt.NDArray[Any]:
+    data = np.empty(pieces[-1].stop, dtype=np.uint8)
+    for piece in pieces:
+        address = data.ctypes.data + piece.start
+        segment.read_into(address, piece.stop - piece.start, piece.file_offset)
+    return np.ndarray(handle.shape, handle.dtype, data, handle.offset, handle.strides)
+
+
+def _rebuild_portable(handle: ArrayHandle) -> npt.NDArray[Any]:
+    ((file_offset, length),) = handle.pieces
+    assert handle.segment.path is not None
+    data = np.memmap(
+        handle.segment.path,
+        dtype=np.uint8,
+        mode="c" if handle.settings.is_writable else "r",
+        offset=file_offset,
+        shape=(length,),
+    )
+    return np.ndarray.__new__(
+        np.memmap, handle.shape, handle.dtype, data, handle.offset, handle.strides
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class IndexHandle:
+    """An index array made of few runs.
+
+    Attributes
+    ----------
+    runs : tuple of (int, int)
+        Its runs.
+    identity : ArrayHandle or None
+        The shared array ``0, 1, 2, ...``; None where nothing is shared.
+    """
+
+    runs: tuple[tuple[int, int], ...]
+    identity: ArrayHandle | None
+
+
+def index_runs(array: npt.NDArray[Any], *, min_bytes: int) -> Runs | None:
+    """Return the runs of an index array, if it is one and they are few.
+
+    Only arrays of numpy's own index type, so that the rebuilt one is the same.
+    """
+    if (
+        array.dtype != np.intp
+        or array.ndim != 1
+        or array.nbytes < min_bytes
+        or not array.flags.c_contiguous
+        or int(array[0]) < 0
+        or int(array[-1]) < 0
+    ):
+        return None
+    if len(array) > 1 and int(array[1]) != int(array[0]) + 1:
+        return None  # a cheap first look: most arrays of integers are no index
+    if int(array.min()) < 0:
+        return None
+    n_rows = int(array.max()) + 1
+    return find_runs(array, n_rows, max_runs=_MAX_INDEX_RUNS)
+
+
+def rebuild_index(handle: IndexHandle) -> npt.NDArray[np.intp]:
+    """Rebuild an index array: a joined view of the identity where that pays."""
+    runs = np.array(handle.runs, dtype=np.intp).reshape(-1, 2)
+    if handle.identity is not None:
+        identity = rebuild_array(handle.identity)
+        joined = join_rows(identity, runs) if can_remap() else None
+        if joined is not None:
+            return joined
+    index = np.empty(int((runs[:, 1] - runs[:, 0]).sum()), dtype=np.intp)
+    place = 0
+    for chunk in expand_runs(runs):
+        index[place : place + len(chunk)] = chunk
+        place += len(chunk)
+    return index

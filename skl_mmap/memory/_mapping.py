@@ -1,0 +1,389 @@
+"""Mappings: ranges of virtual memory over one or more parts of a segment.
+
+A mapping is reserved first, and then filled piece by piece: pages that agree with the
+file modulo the page size are mapped, all other bytes are copied to private pages::
+
+    file      |....rows 0..399....|####rows 400..599####|....rows 600..999....|
+                        \\                                   /
+    mapping   |....rows 0..399.....|..|....rows 600..999....|
+                                    ^ the pages at the seam are private
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from skl_mmap.memory import _libc
+from skl_mmap.memory._segment import Segment
+
+__all__ = [
+    "Mapping",
+    "Piece",
+    "Settings",
+    "as_array",
+    "find_mapping",
+    "live_mappings",
+    "map_pieces",
+]
+
+
+class Settings(NamedTuple):
+    """How arrays are handed to tasks.
+
+    Attributes
+    ----------
+    mmap_mode : {"c", "r"}
+        Copy-on-write or read-only.
+    min_mapped_bytes : int
+        Rows are copied when fewer bytes than this could be mapped: a mapping costs
+        about as much time as copying some hundred KiB.
+    """
+
+    mmap_mode: str = "c"
+    min_mapped_bytes: int = 256 << 10
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether tasks may write to what they are given."""
+        return self.mmap_mode == "c"
+
+
+class Piece(NamedTuple):
+    """Where some bytes of a mapping come from.
+
+    Attributes
+    ----------
+    start, stop : int
+        Place in the mapping's data.
+    file_offset : int
+        Place of the first byte in the segment.
+    address : int
+        Where the same bytes lie in memory already, or 0.
+    """
+
+    start: int
+    stop: int
+    file_offset: int
+    address: int = 0
+
+
+class Mapping:
+    """Owner of a mapped range; unmaps it when the last array over it dies.
+
+    Attributes
+    ----------
+    address, n_bytes : int
+        The data, which need not begin on a page.
+    segment : Segment
+        Where the data comes from.
+    pieces : sequence of Piece
+        Where each byte comes from, mapped or copied, in order and without gaps.
+    mapped : sequence of (int, int)
+        The byte ranges that share pages with the segment, in order.
+    settings : Settings
+        How the data is handed on.
+    is_writable : bool
+        Whether writes are allowed; they stay private.
+    """
+
+    def __init__(
+        self,
+        region: tuple[int, int],
+        address: int,
+        pieces: Sequence[Piece],
+        segment: Segment,
+        settings: Settings,
+    ) -> None:
+        self._region = region
+        self.address = address
+        self.n_bytes = pieces[-1].stop
+        self.pieces = pieces
+        self.mapped: list[tuple[int, int]] = []
+        self.segment = segment
+        self.settings = settings
+        self.is_writable = settings.is_writable
+        _mappings[address] = self
+
+    def __del__(self) -> None:
+        region, self._region = self._region, (0, 0)
+        if region[1]:
+            _libc.unmap(*region)
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {
+            "data": (self.address, not self.is_writable),
+            "typestr": "|u1",
+            "shape": (self.n_bytes,),
+            "version": 3,
+        }
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes that cost no memory here."""
+        return sum(stop - start for start, stop in self.mapped)
+
+    def pieces_between(self, start: int, stop: int) -> Iterator[Piece]:
+        """Yield the origin of the bytes ``[start, stop)`` of this mapping."""
+        for piece in self.pieces:
+            low, high = max(piece.start, start), min(piece.stop, stop)
+            if low < high:
+                yield Piece(low, high, piece.file_offset + low - piece.start)
+
+    def is_mapped_between(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of ``[start, stop)`` that share pages with the segment."""
+        for mapped_start, mapped_stop in self.mapped:
+            low, high = max(mapped_start, start), min(mapped_stop, stop)
+            if low < high:
+                yield low, high
+
+    def is_unmodified(self, start: int, stop: int) -> bool:
+        """Whether the bytes ``[start, stop)`` are still those of the segment."""
+        if not self.is_writable:
+            return True
+        place = start
+        for low, high in self.is_mapped_between(start, stop):
+            if not self._copy_is_unmodified(place, low):
+                return False
+            if _libc.has_private_pages(self.address + low, high - low):
+                return False
+            place = high
+        return self._copy_is_unmodified(place, stop)
+
+    def dirtied_bytes(self) -> int:
+        """Bytes of pages that were written to since they were mapped."""
+        return sum(
+            _libc.private_bytes(self.address + low, high - low)
+            for low, high in self.mapped
+        )
+
+    def _copy_is_unmodified(self, start: int, stop: int) -> bool:
+        """Compare copied bytes with the segment's, a bounded number at a time."""
+        chunk_bytes = 1 << 20
+        buffer = np.empty(min(chunk_bytes, max(stop - start, 0)), dtype=np.uint8)
+        for piece in self.pieces_between(start, stop):
+            for low in range(piece.start, piece.stop, chunk_bytes):
+                n_bytes = min(chunk_bytes, piece.stop - low)
+                offset = piece.file_offset + low - piece.start
+                self.segment.read_into(buffer.ctypes.data, n_bytes, offset)
+                if not _libc.compare(self.address + low, buffer.ctypes.data, n_bytes):
+                    return False
+        return True
+
+
+# By address, because scikit-learn's check_array strips the class of an array. An
+# entry goes away with its mapping.
+_mappings: weakref.WeakValueDictionary[int, Mapping] = weakref.WeakValueDictionary()
+
+
+def find_mapping(array: npt.NDArray[Any]) -> tuple[Mapping, int, int] | None:
+    """Find the mapping that holds all of an array's memory.
+
+    Returns
+    -------
+    (Mapping, int, int) or None
+        The mapping, and the first byte in it and the one after the last that the
+        array's elements touch.
+    """
+    if not _mappings or array.nbytes == 0:
+        return None
+    low, high = _byte_bounds(array)
+    for mapping in live_mappings():
+        start = low - mapping.address
+        if 0 <= start and high - mapping.address <= mapping.n_bytes:
+            return mapping, start, high - mapping.address
+    return None
+
+
+def live_mappings() -> list[Mapping]:
+    """Return the mappings of this process."""
+    # valuerefs() takes one step under the GIL: other threads may add meanwhile.
+    references = _mappings.valuerefs()
+    return [mapping for ref in references if (mapping := ref()) is not None]
+
+
+def _byte_bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
+    low = high = array.__array_interface__["data"][0]
+    for length, stride in zip(array.shape, array.strides, strict=True):
+        if stride < 0:
+            low += (length - 1) * stride
+        else:
+            high += (length - 1) * stride
+    return low, high + array.itemsize
+
+
+def map_pieces(
+    segment: Segment,
+    pieces: Sequence[Piece],
+    settings: Settings,
+    *,
+    alignment: int = 1,
+    can_share: Sequence[bool] | None = None,
+) -> Mapping | None:
+    """Put pieces of a segment next to each other in memory.
+
+    Parameters
+    ----------
+    segment : Segment
+        Where the bytes come from.
+    pieces : sequence of Piece
+        In order and without gaps.
+    settings : Settings
+        Whether the result may be written to.
+    alignment : int
+        What the result's address must be a multiple of.
+    can_share : sequence of bool, optional
+        Which pieces may be mapped; the others are copied from their address.
+
+    Returns
+    -------
+    Mapping or None
+        None if the kernel has no room for so many mappings (``vm.max_map_count``).
+
+    Notes
+    -----
+    A page can be mapped where its place in the file and in the result agree modulo
+    the page size. The result's own place is free, so it is chosen such that most
+    bytes agree; and modulo the size of a huge page for the longest of these pieces.
+    """
+    shareable = [
+        piece
+        for index, piece in enumerate(pieces)
+        if can_share is None or can_share[index]
+    ]
+    phase, lead = _choose_phase(shareable, alignment)
+    n_bytes = pieces[-1].stop
+    region_bytes = _round_up(n_bytes, _libc.PAGE_BYTES) + 2 * _libc.HUGE_PAGE_BYTES
+    region = _libc.reserve(region_bytes)
+    address = region + (lead - region) % _libc.HUGE_PAGE_BYTES
+    mapping = Mapping((region, region_bytes), address, pieces, segment, settings)
+    try:
+        _fill(mapping, shareable, phase)
+    except OSError:
+        return None  # the mapping goes away, and the caller copies
+    return mapping
+
+
+def _choose_phase(pieces: Sequence[Piece], alignment: int) -> tuple[int, int]:
+    """Return the phase modulo the page size with which most bytes can be mapped.
+
+    And the same modulo the huge page size, for the longest piece of that phase.
+    """
+    weights: dict[int, int] = {}
+    longest: dict[int, Piece] = {}
+    for piece in pieces:
+        phase = (piece.file_offset - piece.start) % _libc.PAGE_BYTES
+        length = piece.stop - piece.start
+        if phase % alignment:
+            continue
+        weights[phase] = weights.get(phase, 0) + length
+        best = longest.get(phase)
+        if best is None or length > best.stop - best.start:
+            longest[phase] = piece
+    if not weights:
+        return -1, 0
+    phase = max(weights, key=weights.__getitem__)
+    lead = longest[phase]
+    return phase, (lead.file_offset - lead.start) % _libc.HUGE_PAGE_BYTES
+
+
+def _round_up(number: int, unit: int) -> int:
+    return -(-number // unit) * unit
+
+
+def _fill(mapping: Mapping, shareable: Sequence[Piece], phase: int) -> None:
+    place = 0
+    for piece in shareable:
+        if (piece.file_offset - piece.start) % _libc.PAGE_BYTES != phase:
+            continue
+        span = _map_piece(mapping, piece)
+        if span is not None:
+            _copy(mapping, place, span[0])
+            place = span[1]
+    _copy(mapping, place, mapping.n_bytes)
+
+
+def _map_piece(mapping: Mapping, piece: Piece) -> tuple[int, int] | None:
+    """Map the whole pages of a piece; return the bytes covered."""
+    address = mapping.address
+    low = _round_up(address + piece.start, _libc.PAGE_BYTES)
+    high = (address + piece.stop) // _libc.PAGE_BYTES * _libc.PAGE_BYTES
+    # The rest of the first and the last page of the result belongs to nobody.
+    if piece.start == 0:
+        low = address // _libc.PAGE_BYTES * _libc.PAGE_BYTES
+    if piece.stop == mapping.n_bytes:
+        high = _round_up(address + piece.stop, _libc.PAGE_BYTES)
+    if low >= high:
+        return None
+    offset = piece.file_offset + low - address - piece.start
+    fd = mapping.segment.fd
+    try:
+        _libc.map_file(low, high - low, fd, offset, writable=mapping.is_writable)
+    except OSError:
+        if not mapping.is_writable or mapping.mapped:
+            raise
+        # Strict overcommit charges writable private pages, read-only ones not.
+        _libc.map_file(low, high - low, fd, offset, writable=False)
+        mapping.is_writable = False
+    span = max(low - address, 0), min(high - address, mapping.n_bytes)
+    mapping.mapped.append(span)
+    return span
+
+
+def _copy(mapping: Mapping, start: int, stop: int) -> None:
+    """Copy the bytes that cannot be mapped to private pages."""
+    if start >= stop:
+        return
+    # Every boundary is one of pages, but for those of the result itself.
+    low = (mapping.address + start) // _libc.PAGE_BYTES * _libc.PAGE_BYTES
+    high = _round_up(mapping.address + stop, _libc.PAGE_BYTES)
+    _libc.protect(low, high - low, writable=True)
+    if high - low >= _libc.HUGE_PAGE_BYTES:
+        _libc.advise(low, high - low, _libc.MADV_HUGEPAGE)
+    for piece in _overlapping(mapping.pieces, start, stop):
+        begin, end = max(piece.start, start), min(piece.stop, stop)
+        target, shift = mapping.address + begin, begin - piece.start
+        if piece.address:
+            _libc.move(target, piece.address + shift, end - begin)
+        else:
+            mapping.segment.read_into(target, end - begin, piece.file_offset + shift)
+    if not mapping.is_writable:
+        _libc.protect(low, high - low, writable=False)
+
+
+def _overlapping(pieces: Sequence[Piece], start: int, stop: int) -> Iterator[Piece]:
+    # Bisection, because _copy() is called once for each mapped piece.
+    low, high = 0, len(pieces)
+    while low < high:
+        middle = (low + high) // 2
+        if pieces[middle].stop <= start:
+            low = middle + 1
+        else:
+            high = middle
+    while low < len(pieces) and pieces[low].start < stop:
+        yield pieces[low]
+        low += 1
+
+
+def as_array(
+    mapping: Mapping,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    strides: tuple[int, ...] | None = None,
+    offset: int = 0,
+    subtype: type[npt.NDArray[Any]] = np.ndarray,
+) -> npt.NDArray[Any]:
+    """Return an array over a mapping, which keeps it alive.
+
+    The dtype is passed as an object: the array interface's type string would drop
+    the fields of a structured one.
+    """
+    data = np.asarray(mapping)  # through __array_interface__
+    return np.ndarray.__new__(
+        subtype, shape, dtype, buffer=data, offset=offset, strides=strides
+    )

@@ -1,0 +1,170 @@
+"""Where a segment should live: in memory or on a disk, and how much room is there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from skl_mmap._units import format_bytes
+from skl_mmap.exceptions import InvalidParameterError, NotEnoughMemoryError
+
+__all__ = ["Placement", "available_memory_bytes"]
+
+_CGROUP_FILES = (
+    # limit, use, and the part of the use that can be reclaimed at once
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+# "auto" leaves a fifth of what is free to the estimators.
+_AUTO_SHARE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The validated form of the parameter `store`.
+
+    Parameters
+    ----------
+    kind : {"auto", "memory", "disk"}
+        ``"memory"`` is a memfd (Linux), ``"disk"`` an unlinked file in `folder`,
+        ``"auto"`` memory while it fits, else disk.
+    folder : str
+        Where files on disk are made.
+    """
+
+    kind: str
+    folder: str
+
+    @classmethod
+    def from_parameter(cls, store: object, temp_folder: object = None) -> Placement:
+        """Validate the parameter `store`.
+
+        Raises
+        ------
+        InvalidParameterError
+            If it is neither one of the words nor a folder that can be written to.
+        """
+        default = tempfile.gettempdir() if temp_folder is None else temp_folder
+        if isinstance(store, str) and store in ("auto", "memory", "disk"):
+            return cls(store, _checked_folder(default, "temp_folder"))
+        if isinstance(store, str | os.PathLike):
+            return cls("disk", _checked_folder(store, "store"))
+        raise InvalidParameterError(
+            f"store={store!r} does not say where shared arrays should live. "
+            "Pass 'auto', 'memory', 'disk', or the path of a folder."
+        )
+
+    def choose(self, n_bytes: int, what: str) -> str:
+        """Decide between ``"memory"`` and ``"disk"`` for one segment.
+
+        Parameters
+        ----------
+        n_bytes : int
+            Size of the segment.
+        what : str
+            The array, for the error message.
+
+        Raises
+        ------
+        NotEnoughMemoryError
+            If memory was asked for and there is not enough.
+        """
+        if self.kind == "disk":
+            return "disk"
+        available = available_memory_bytes()
+        if available is None:
+            return "memory"
+        if self.kind == "auto":
+            return "memory" if n_bytes <= _AUTO_SHARE * available else "disk"
+        if n_bytes > available:
+            raise NotEnoughMemoryError(
+                f"store='memory' needs {format_bytes(n_bytes)} for {what}, and "
+                f"{format_bytes(available)} are available. Use store='disk', or a "
+                "folder with that much room."
+            )
+        return "memory"
+
+
+def _checked_folder(folder: object, name: str) -> str:
+    if not isinstance(folder, str | os.PathLike):
+        raise InvalidParameterError(
+            f"{name}={folder!r} is not the path of a folder. Pass a string or a path."
+        )
+    path = Path(os.fspath(folder))  # type: ignore[arg-type]
+    if not path.is_dir():
+        raise InvalidParameterError(
+            f"{name}={str(path)!r} is not an existing folder, so shared arrays cannot "
+            "be kept there. Create it first, or use store='auto'."
+        )
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InvalidParameterError(
+            f"{name}={str(path)!r} cannot be written to, so shared arrays cannot be "
+            "kept there. Change its permissions, or choose another folder."
+        )
+    return str(path)
+
+
+def available_memory_bytes() -> int | None:
+    """Memory that can be allocated before something is killed or swapped.
+
+    The smaller of MemAvailable in /proc/meminfo and what the cgroup limits of this
+    process leave; None where neither is known.
+    """
+    rooms = [room for room in (_machine_room(), _cgroup_room()) if room is not None]
+    return min(rooms, default=None)
+
+
+def _machine_room() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def _cgroup_room() -> int | None:
+    rooms = [
+        room
+        for folder in _cgroup_folders()
+        for names in _CGROUP_FILES
+        if (room := _room_in(folder, *names)) is not None
+    ]
+    return min(rooms, default=None)
+
+
+def _cgroup_folders() -> list[Path]:
+    """The memory cgroup of this process and all those above it."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    folders = []
+    for line in lines:
+        _, controllers, place = line.split(":", 2)
+        if controllers == "":
+            root = Path("/sys/fs/cgroup")
+        elif "memory" in controllers.split(","):
+            root = Path("/sys/fs/cgroup/memory")
+        else:
+            continue
+        inner = root / place.lstrip("/")
+        folders += [inner, *(p for p in inner.parents if p.is_relative_to(root))]
+    return folders
+
+
+def _room_in(folder: Path, limit: str, usage: str, reclaimable: str) -> int | None:
+    try:
+        limit_text = (folder / limit).read_text().strip()
+        if limit_text == "max":
+            return None
+        used_bytes = int((folder / usage).read_text())
+        for line in (folder / "memory.stat").read_text().splitlines():
+            if line.startswith(f"{reclaimable} "):
+                used_bytes -= int(line.split()[1])
+        return max(int(limit_text) - used_bytes, 0)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,339 @@
+"""Segments: files of bytes that several processes map.
+
+::
+
+    owner                                      worker
+    Segment(fd 7) ---- SegmentHandle --------> attach(): open /proc/<owner>/fd/7,
+    memfd, spool file or the user's file       check the inode
+                                               Segment(fd of its own)
+
+The kernel frees a memfd or an unlinked file when the last process lets go, so nothing
+is left behind, not even by SIGKILL, and no resource tracker has to know of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from skl_mmap._units import format_bytes
+from skl_mmap.exceptions import NotEnoughDiskError, SegmentLostError
+from skl_mmap.memory import _libc
+from skl_mmap.memory._placement import Placement
+
+__all__ = [
+    "Segment",
+    "SegmentHandle",
+    "attach_segment",
+    "create_segment",
+    "open_file_segment",
+]
+
+try:  # Linux only
+    from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SHRINK, F_SEAL_WRITE, fcntl
+except ImportError:  # pragma: no cover - other systems
+    F_ADD_SEALS = None
+
+# Enough for the kernel to work at full speed, little enough to stay interruptible.
+_FILL_CHUNK_BYTES = 64 << 20
+_NAME_PREFIX = "skl_mmap-"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHandle:
+    """The small picklable reference to a segment.
+
+    Attributes
+    ----------
+    pid, fd : int
+        Its owner, and the file descriptor there.
+    device, inode : int
+        What the file must be, in case the owner's descriptor was used anew.
+    n_bytes : int
+        Size.
+    path : str or None
+        Set where segments are named files: on systems that have no /proc.
+    """
+
+    pid: int
+    fd: int
+    device: int
+    inode: int
+    n_bytes: int
+    path: str | None = None
+
+
+class Segment:
+    """An open file of bytes, closed with the last reference to it.
+
+    Parameters
+    ----------
+    fd : int
+        File descriptor; belongs to the segment from now on.
+    n_bytes : int
+        Size.
+    path : str or None
+        The file's name where it has one; see `SegmentHandle`.
+    is_temporary : bool
+        Whether the file at `path` has to be deleted with the segment.
+    origin : SegmentHandle or None
+        The reference that it was opened from, if another process owns it.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        n_bytes: int,
+        *,
+        path: str | None = None,
+        is_temporary: bool = False,
+        origin: SegmentHandle | None = None,
+    ) -> None:
+        status = os.fstat(fd)
+        self.fd = fd
+        self.n_bytes = n_bytes
+        self.path = path
+        self.identity = (status.st_dev, status.st_ino)
+        self._origin = origin
+        # finalize() also runs at exit, so that a named file goes away as well.
+        owned = path if is_temporary else None
+        self._finalizer = weakref.finalize(self, _release, fd, owned, os.getpid())
+        with _open_lock:
+            _open_segments[self.identity] = self
+
+    def handle(self) -> SegmentHandle:
+        """Return the reference that another process can open: always the owner's."""
+        return self._origin or SegmentHandle(
+            os.getpid(), self.fd, *self.identity, self.n_bytes, self.path
+        )
+
+    def read_into(self, address: int, n_bytes: int, file_offset: int) -> None:
+        """Copy bytes of the file to an address, whatever the alignment."""
+        target = memoryview(_libc.bytes_at(address, n_bytes))
+        done = 0
+        while done < n_bytes:
+            n_read = os.preadv(self.fd, [target[done:]], file_offset + done)
+            if not n_read:
+                raise SegmentLostError(
+                    f"a shared file of {self.n_bytes} bytes ended at "
+                    f"{file_offset + done} bytes: it was truncated while in use. "
+                    "Keep files that are being worked on unchanged."
+                )
+            done += n_read
+
+
+# The open segments of this process, by device and inode: an inode cannot be used anew
+# while it is open here.
+_open_segments: weakref.WeakValueDictionary[tuple[int, int], Segment] = (
+    weakref.WeakValueDictionary()
+)
+_open_lock = threading.Lock()
+
+
+def _release(fd: int, path: str | None, pid: int) -> None:
+    with contextlib.suppress(OSError):
+        os.close(fd)
+    if path is not None and os.getpid() == pid:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def attach_segment(handle: SegmentHandle) -> Segment:
+    """Open a segment in this process.
+
+    Raises
+    ------
+    SegmentLostError
+        If the owner is gone, or this process may not open its files.
+    """
+    with _open_lock:
+        known = _open_segments.get((handle.device, handle.inode))
+    if known is not None:
+        return known
+    path = handle.path or f"/proc/{handle.pid}/fd/{handle.fd}"
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags)
+    except OSError as error:
+        raise SegmentLostError(
+            f"the shared data at {path} cannot be opened ({error.strerror}), so the "
+            "task cannot run. The process that shared it must be alive, of the same "
+            "user, and visible in /proc from here (same PID namespace, no hidepid)."
+        ) from error
+    segment = Segment(fd, handle.n_bytes, path=handle.path, origin=handle)
+    if segment.identity != (handle.device, handle.inode):
+        raise SegmentLostError(
+            f"{path} is not the shared data any more: its owner has freed it. Keep "
+            "the array, or the `with` block that shared it, alive while tasks run."
+        )
+    return segment
+
+
+def open_file_segment(path: str) -> Segment | None:
+    """Open a file of the user's for reading; None if that is not possible."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    status = os.fstat(fd)
+    with _open_lock:
+        known = _open_segments.get((status.st_dev, status.st_ino))
+    if known is not None and known.n_bytes == status.st_size:
+        os.close(fd)
+        return known
+    return Segment(fd, status.st_size)
+
+
+def create_segment(
+    data: npt.NDArray[Any], placement: Placement, what: str | None = None
+) -> Segment:
+    """Copy the bytes of an array into a new segment.
+
+    Parameters
+    ----------
+    data : ndarray
+        Any array without objects. Stored in C order if it is C-contiguous or not
+        contiguous at all, in Fortran order if it is Fortran-contiguous.
+    placement : Placement
+        Where.
+    what : str, optional
+        The array's description for error messages.
+
+    Returns
+    -------
+    Segment
+        Filled and, if it is a memfd, sealed: nobody can alter or truncate it.
+
+    Raises
+    ------
+    NotEnoughMemoryError, NotEnoughDiskError
+        If there is no room. Nothing is left behind.
+
+    Notes
+    -----
+    One pass over the data, at about the speed of ``numpy.copyto`` into fresh memory.
+    """
+    what = what or f"an array of shape {data.shape} and dtype {data.dtype}"
+    if placement.choose(data.nbytes, what) == "disk":
+        segment = _create_on_disk(data.nbytes, placement.folder, what)
+        _write(segment.fd, data, begin=0)
+    elif _libc.can_remap():
+        segment = _create_in_memory(data.nbytes)
+        _write(segment.fd, data, begin=_fill_huge_pages(segment.fd, data))
+        # Afterwards nobody can alter or truncate the data under a reader.
+        fcntl(segment.fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+    else:
+        segment = _create_named(data.nbytes, placement.folder, what)
+        _write(segment.fd, data, begin=0)
+    return segment
+
+
+def _create_in_memory(n_bytes: int) -> Segment:
+    fd = os.memfd_create("skl_mmap", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    segment = Segment(fd, n_bytes)
+    os.ftruncate(fd, n_bytes)
+    return segment
+
+
+def _create_on_disk(n_bytes: int, folder: str, what: str) -> Segment:
+    if not _libc.can_remap():
+        return _create_named(n_bytes, folder, what)
+    try:
+        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:  # a file system without O_TMPFILE
+        fd, path = tempfile.mkstemp(prefix=_NAME_PREFIX, dir=folder)
+        os.unlink(path)
+    segment = Segment(fd, n_bytes)
+    _allocate(fd, n_bytes, folder, what)
+    return segment
+
+
+def _create_named(n_bytes: int, folder: str, what: str) -> Segment:
+    fd, path = tempfile.mkstemp(prefix=_NAME_PREFIX, dir=folder)
+    segment = Segment(fd, n_bytes, path=path, is_temporary=True)
+    _allocate(fd, n_bytes, folder, what)
+    return segment
+
+
+def _allocate(fd: int, n_bytes: int, folder: str, what: str) -> None:
+    """Take the room first: a full disk must be an error here, not a SIGBUS later."""
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, n_bytes)
+        else:  # pragma: no cover - macOS, Windows
+            os.truncate(fd, n_bytes)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise NotEnoughDiskError(
+            f"{folder!r} has no room for {format_bytes(n_bytes)} for {what} "
+            f"({error.strerror}). Pass store= a folder with that much room."
+        ) from error
+
+
+def _fill_huge_pages(fd: int, data: npt.NDArray[Any]) -> int:
+    """Fill the front of a memfd in huge pages, and return how many bytes that were.
+
+    Ordinary tmpfs pages cost more to allocate than to fill, and make random access
+    slower than in numpy's own arrays. MADV_COLLAPSE makes one huge page out of 512
+    small ones; as only the first of them exists yet, there is nothing to copy, and
+    the data is then written at full speed. Needs Linux 6.1 but no system setting.
+    """
+    front_bytes = data.nbytes - data.nbytes % _libc.HUGE_PAGE_BYTES
+    if not front_bytes or not _is_contiguous(data):
+        return 0
+    reserved_bytes = front_bytes + _libc.HUGE_PAGE_BYTES
+    reserved = _libc.reserve(reserved_bytes)
+    try:
+        address = -(-reserved // _libc.HUGE_PAGE_BYTES) * _libc.HUGE_PAGE_BYTES
+        _libc.map_file(address, front_bytes, fd, 0, writable=True, shared=True)
+        source = data.__array_interface__["data"][0]
+        for begin in range(0, front_bytes, _FILL_CHUNK_BYTES):
+            n_bytes = min(_FILL_CHUNK_BYTES, front_bytes - begin)
+            for huge_page in range(begin, begin + n_bytes, _libc.HUGE_PAGE_BYTES):
+                _libc.touch(address + huge_page)
+            if not _libc.advise(address + begin, n_bytes, _libc.MADV_COLLAPSE):
+                return begin
+            _libc.move(address + begin, source + begin, n_bytes)
+        return front_bytes
+    finally:
+        _libc.unmap(reserved, reserved_bytes)
+
+
+def _is_contiguous(data: npt.NDArray[Any]) -> bool:
+    return data.flags.c_contiguous or data.flags.f_contiguous
+
+
+def _write(fd: int, data: npt.NDArray[Any], begin: int) -> None:
+    """Write the bytes of `data` from `begin` on; contiguous ones without a copy."""
+    if not _is_contiguous(data):
+        _write_rows(fd, data)
+        return
+    address = data.__array_interface__["data"][0]
+    n_bytes = data.nbytes - begin
+    _write_all(fd, memoryview(_libc.bytes_at(address + begin, n_bytes)), begin)
+
+
+def _write_rows(fd: int, data: npt.NDArray[Any]) -> None:
+    row_bytes = max(data.nbytes // len(data), 1)
+    n_rows = max(_FILL_CHUNK_BYTES // row_bytes, 1)
+    for start in range(0, len(data), n_rows):
+        block = np.ascontiguousarray(data[start : start + n_rows])
+        view = memoryview(_libc.bytes_at(block.ctypes.data, block.nbytes))
+        _write_all(fd, view, start * row_bytes)
+
+
+def _write_all(fd: int, view: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(view):
+        chunk = view[done : done + _FILL_CHUNK_BYTES]
+        done += os.pwrite(fd, chunk, offset + done)

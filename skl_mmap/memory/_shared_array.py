@@ -1,0 +1,92 @@
+"""SharedArray: an ndarray whose rows can be selected without a copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from skl_mmap.memory._row_selection import select_rows
+
+__all__ = ["SharedArray"]
+
+
+class SharedArray(np.ndarray[Any, np.dtype[Any]]):
+    """An array in shared memory that selects rows without copying them.
+
+    Tasks get their large arrays as this class; it is not made by hand. ``X[i]`` and
+    ``np.take(X, i, axis=0)`` with an integer index array or a boolean mask return a
+    *joined view*: rows that are far apart in the file appear next to each other in
+    virtual memory. Values, order, dtype, shape and errors are exactly numpy's. A
+    joined view is copy-on-write: writing to it changes neither `X` nor any other view.
+
+    Everything else returns a plain ``ndarray``, but for views (slices, transposes,
+    reshapes), which stay shared. Pickling is by value.
+
+    Notes
+    -----
+    The class holds no state. What is shared is found by the address of the memory,
+    so that ``np.asarray(X)``, which scikit-learn's input validation returns, is still
+    sent to workers as a reference.
+    """
+
+    # As numpy.memmap: in numpy's functions, plain arrays win.
+    __array_priority__ = -100.0
+
+    def __getitem__(self, key: Any) -> Any:
+        joined = select_rows(self, key, SharedArray)
+        if joined is not None:
+            return joined
+        return self._plain_unless_view(super().__getitem__(key))
+
+    def take(  # type: ignore[override]
+        self,
+        indices: Any,
+        axis: Any = None,
+        out: npt.NDArray[Any] | None = None,
+        mode: Any = "raise",
+    ) -> Any:
+        """Select elements; rows (``axis=0``) without copying them."""
+        if axis == 0 and out is None and mode == "raise":
+            index = np.asarray(indices)
+            # A mask is an array of the indices 0 and 1 here.
+            if index.ndim == 1 and index.dtype.kind in "iu":
+                joined = select_rows(self, index, SharedArray)
+                if joined is not None:
+                    return joined
+        return np.asarray(self).take(indices, axis=axis, out=out, mode=mode)
+
+    def copy(self, order: Any = "C") -> npt.NDArray[Any]:  # type: ignore[override]
+        """Return a plain array with the same values."""
+        return np.asarray(self).copy(order=order)
+
+    def astype(self, *args: Any, **kwargs: Any) -> npt.NDArray[Any]:  # type: ignore[override]
+        """Return a plain array of another dtype."""
+        return np.asarray(self).astype(*args, **kwargs)
+
+    def __copy__(self) -> npt.NDArray[Any]:
+        return np.asarray(self).__copy__()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None) -> npt.NDArray[Any]:
+        return np.asarray(self).__deepcopy__(memo)
+
+    def __array_wrap__(self, array: Any, context: Any = None, *args: Any) -> Any:
+        # The signature of NumPy 2; NumPy 1 does not pass return_scalar, and wants
+        # zero-dimensional results of ufuncs as they are.
+        if self is array:
+            return array
+        if args and args[0]:
+            return array[()]
+        return array.view(np.ndarray)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return np.asarray(self).__reduce_ex__(protocol)
+
+    def __reduce__(self) -> Any:
+        return np.asarray(self).__reduce__()
+
+    def _plain_unless_view(self, result: Any) -> Any:
+        if type(result) is SharedArray and not np.may_share_memory(self, result):
+            return result.view(np.ndarray)
+        return result

@@ -1,0 +1,258 @@
+"""The store: which arrays are shared already, and for how long.
+
+A segment lives while
+
+* the array that it was made from is alive, and the store is; or
+* a task in flight or a result uses it: whoever sends a handle keeps the segment too.
+
+Whether an array *is* shared already is decided by its bytes. Users change arrays
+between two calls, and stale data is the worst thing that could be handed out, so the
+identity of the array alone is believed only within one call.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from skl_mmap.memory import _libc
+from skl_mmap.memory._handles import ArrayHandle, describe
+from skl_mmap.memory._mapping import Settings
+from skl_mmap.memory._placement import Placement
+from skl_mmap.memory._segment import Segment, create_segment
+from skl_mmap.memory._user_files import describe_memmap
+
+__all__ = ["Store"]
+
+_COMPARE_CHUNK_BYTES = 64 << 20
+
+
+class _Entry:
+    """One array that is shared, and the segment that holds its bytes."""
+
+    def __init__(self, array: npt.NDArray[Any], segment: Segment, epoch: int) -> None:
+        self.layout = _layout_of(array)
+        self.segment_ref = weakref.ref(segment)
+        # Kept as long as the source lives; see adopt().
+        self.segment: Segment | None = None
+        self.source: weakref.ref[Any] | None = None
+        self.address = 0
+        self.epoch = epoch
+        self.adopt(array, segment, epoch)
+
+    def adopt(self, array: npt.NDArray[Any], segment: Segment, epoch: int) -> None:
+        """Tie the segment's life to this array's memory."""
+        self.address = array.__array_interface__["data"][0]
+        self.epoch = epoch
+        self.segment = segment
+        # The callback runs at any moment, so it takes no lock and only lets go.
+        entry = weakref.ref(self)
+
+        def let_go(_: object) -> None:
+            if (owner := entry()) is not None and owner.source is source:
+                owner.segment = None
+
+        source = weakref.ref(_owner_of(array), let_go)
+        self.source = source
+
+    def is_same(self, array: npt.NDArray[Any], epoch: int) -> bool:
+        """Whether this is the very array, and cannot have changed since."""
+        return (
+            self.epoch == epoch
+            and self.source is not None
+            and self.source() is _owner_of(array)
+            and self.address == array.__array_interface__["data"][0]
+        )
+
+
+class Store:
+    """What has been shared, so that it is not shared twice.
+
+    Parameters
+    ----------
+    placement : Placement
+        Where new segments live.
+    settings : Settings
+        How their arrays are handed to tasks.
+
+    Notes
+    -----
+    Safe to be used by several threads.
+    """
+
+    def __init__(self, placement: Placement, settings: Settings) -> None:
+        self.placement = placement
+        self.settings = settings
+        self._entries: list[_Entry] = []
+        self._identity: tuple[ArrayHandle, Segment] | None = None
+        self._epoch = 0
+        self._lock = threading.Lock()
+
+    def next_call(self) -> None:
+        """Believe nothing any more: the caller may have changed its arrays."""
+        with self._lock:
+            self._epoch += 1
+
+    def share(self, array: npt.NDArray[Any]) -> tuple[ArrayHandle, Segment] | None:
+        """Share an array, or find out that it is shared already.
+
+        Parameters
+        ----------
+        array : ndarray
+            Without objects, and not empty.
+
+        Returns
+        -------
+        (ArrayHandle, Segment) or None
+            The segment must be kept until the handle was rebuilt. None if the array
+            has to be sent by value, because this process may not open more files.
+
+        Raises
+        ------
+        NotEnoughMemoryError, NotEnoughDiskError
+            If there is no room.
+
+        Notes
+        -----
+        O(n) in bytes: one copy at first sight, one comparison (about 10 GB/s) when
+        the array is met again in another call, and O(1) within a call.
+        """
+        described = describe(array, self.settings) or describe_memmap(
+            array, self.settings
+        )
+        if described is not None:
+            return described
+        with self._lock:
+            segment = self._find(array) or self._add(array)
+        return None if segment is None else (self._handle(array, segment), segment)
+
+    def identity(self, n_rows: int) -> tuple[ArrayHandle, Segment] | None:
+        """Share the array ``0, 1, ..., n_rows - 1`` or a longer one.
+
+        Index arrays are rebuilt from it in the workers; see `IndexHandle`.
+        """
+        with self._lock:
+            if self._identity is None or self._identity[0].shape[0] < n_rows:
+                self._identity = None  # let go before making a longer one
+                numbers = np.arange(n_rows, dtype=np.intp)
+                segment = self._create(numbers)
+                if segment is None:
+                    return None
+                self._identity = self._handle(numbers, segment), segment
+            return self._identity
+
+    def close(self) -> None:
+        """Let go of everything; tasks in flight and results keep what they use."""
+        with self._lock:
+            self._entries.clear()
+            self._identity = None
+
+    def _find(self, array: npt.NDArray[Any]) -> Segment | None:
+        layout = _layout_of(array)
+        alive = []
+        found = None
+        for entry in self._entries:
+            segment = entry.segment_ref()
+            if segment is None:
+                continue
+            alive.append(entry)
+            if found is not None or entry.layout != layout:
+                continue
+            if entry.is_same(array, self._epoch):
+                found = segment
+            elif _holds(segment, array):
+                entry.adopt(array, segment, self._epoch)
+                found = segment
+        self._entries = alive
+        return found
+
+    def _add(self, array: npt.NDArray[Any]) -> Segment | None:
+        segment = self._create(array)
+        if segment is not None:
+            self._entries.append(_Entry(array, segment, self._epoch))
+        return segment
+
+    def _create(self, array: npt.NDArray[Any]) -> Segment | None:
+        try:
+            return create_segment(array, self.placement)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                return None
+            raise
+
+    def _handle(self, array: npt.NDArray[Any], segment: Segment) -> ArrayHandle:
+        return ArrayHandle(
+            segment.handle(),
+            ((0, segment.n_bytes),),
+            0,
+            array.dtype,
+            array.shape,
+            _stored_strides(array),
+            self.settings,
+        )
+
+
+def _owner_of(array: npt.NDArray[Any]) -> Any:
+    """Return the object whose death ends the life of an array's memory."""
+    owner: Any = array
+    while isinstance(base := getattr(owner, "base", None), np.ndarray):
+        owner = base
+    return owner
+
+
+def _stored_strides(array: npt.NDArray[Any]) -> tuple[int, ...]:
+    """Strides of an array in its segment: Fortran order is kept, gaps are not.
+
+    The same that pickling does, so that workers see what they see with loky.
+    """
+    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+    shape = array.shape if order == "C" else array.shape[::-1]
+    strides = []
+    stride = array.itemsize
+    for length in reversed(shape):
+        strides.append(stride)
+        stride *= length
+    return tuple(reversed(strides)) if order == "C" else tuple(strides)
+
+
+def _layout_of(array: npt.NDArray[Any]) -> tuple[Any, ...]:
+    return array.shape, _stored_strides(array), array.dtype
+
+
+def _holds(segment: Segment, array: npt.NDArray[Any]) -> bool:
+    """Whether a segment holds exactly the bytes of an array."""
+    if not _libc.can_remap():
+        return False
+    region = _libc.reserve(-(-segment.n_bytes // _libc.PAGE_BYTES) * _libc.PAGE_BYTES)
+    try:
+        _libc.map_file(region, segment.n_bytes, segment.fd, 0, writable=False)
+        if array.flags.c_contiguous or array.flags.f_contiguous:
+            address = array.__array_interface__["data"][0]
+            return all(
+                _libc.compare(
+                    region + begin,
+                    address + begin,
+                    min(_COMPARE_CHUNK_BYTES, array.nbytes - begin),
+                )
+                for begin in range(0, array.nbytes, _COMPARE_CHUNK_BYTES)
+            )
+        return _holds_rows(region, array)
+    finally:
+        _libc.unmap(region, segment.n_bytes)
+
+
+def _holds_rows(address: int, array: npt.NDArray[Any]) -> bool:
+    row_bytes = array.nbytes // len(array)
+    n_rows = max(_COMPARE_CHUNK_BYTES // max(row_bytes, 1), 1)
+    for start in range(0, len(array), n_rows):
+        block = np.ascontiguousarray(array[start : start + n_rows])
+        place = address + start * row_bytes
+        if not _libc.compare(place, block.ctypes.data, block.nbytes):
+            return False
+    return True

@@ -1,0 +1,108 @@
+"""The user's own files: a read-only ``numpy.memmap`` is mapped where it lies.
+
+Only read-only ones. A copy-on-write memmap may hold pages that the file does not, and
+a writable one is how joblib's users let workers write their output: both are left as
+they are.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from skl_mmap.memory import _libc
+from skl_mmap.memory._handles import ArrayHandle
+from skl_mmap.memory._mapping import Settings
+from skl_mmap.memory._segment import Segment, open_file_segment
+
+__all__ = ["describe_memmap", "writable_memmap_of"]
+
+
+def _memmap_of(array: npt.NDArray[Any]) -> np.memmap[Any, Any] | None:
+    """Return the memmap that owns an array's memory, if one does."""
+    found = None
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        if isinstance(owner, np.memmap) and getattr(owner, "filename", None):
+            found = owner
+        owner = owner.base
+    return found
+
+
+def writable_memmap_of(array: npt.NDArray[Any]) -> np.memmap[Any, Any] | None:
+    """Return the memmap behind an array through which a file can be changed."""
+    memmap = _memmap_of(array)
+    return memmap if memmap is not None and memmap.mode in ("r+", "w+") else None
+
+
+def describe_memmap(
+    array: npt.NDArray[Any], settings: Settings
+) -> tuple[ArrayHandle, Segment] | None:
+    """Describe an array that lies in a read-only file mapping made by numpy.
+
+    Returns
+    -------
+    (ArrayHandle, Segment) or None
+        None if it does not, or if another file has this name by now.
+
+    Notes
+    -----
+    The file stays the user's: changing it while tasks run changes what they read.
+    """
+    if not _libc.can_remap():
+        return None
+    memmap = _memmap_of(array)
+    if memmap is None or memmap.mode != "r":
+        return None
+    segment = open_file_segment(str(memmap.filename))
+    if segment is None:
+        return None
+    address = array.__array_interface__["data"][0]
+    file_offset = _offset_in(segment, address)
+    if file_offset is None:
+        return None
+    low, high = _extent(array)
+    if file_offset + low < 0 or file_offset + high > segment.n_bytes:
+        return None
+    handle = ArrayHandle(
+        segment.handle(),
+        ((file_offset + low, high - low),),
+        -low,
+        array.dtype,
+        array.shape,
+        array.strides,
+        settings,
+    )
+    return handle, segment
+
+
+def _extent(array: npt.NDArray[Any]) -> tuple[int, int]:
+    """Bytes that the elements span, relative to the first element."""
+    low = high = 0
+    for length, stride in zip(array.shape, array.strides, strict=True):
+        low += min((length - 1) * stride, 0)
+        high += max((length - 1) * stride, 0)
+    return low, high + array.itemsize
+
+
+def _offset_in(segment: Segment, address: int) -> int | None:
+    """Return the place in the file of a mapped address, as the kernel sees it.
+
+    The kernel's table is believed rather than the name of the file: the name may
+    belong to another file by now.
+    """
+    device, inode = segment.identity
+    wanted = (os.major(device), os.minor(device), inode)
+    with open("/proc/self/maps", "rb") as maps:
+        for line in maps:
+            place, _, offset, numbers, found_inode = line.split(None, 5)[:5]
+            start, stop = (int(number, 16) for number in place.split(b"-"))
+            if start <= address < stop:
+                major, minor = (int(number, 16) for number in numbers.split(b":"))
+                if (major, minor, int(found_inode)) != wanted:
+                    return None
+                return int(offset, 16) + address - start
+    return None
