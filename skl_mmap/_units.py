@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
+import operator
 import re
+from typing import SupportsIndex
 
 from skl_mmap.exceptions import InvalidParameterError
 
@@ -69,9 +70,9 @@ def parse_bytes(value: object, *, name: str) -> int:
     >>> parse_bytes("1M", name="min_bytes")
     1048576
     """
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        if value >= 0:
-            return int(value)
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        if (n_bytes := operator.index(value)) >= 0:
+            return n_bytes
     elif isinstance(value, str) and (match := _TEXT.fullmatch(value)):
         power = "BKMGT".index(match[2].upper() or "B")
         return int(float(match[1]) * _STEP**power)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,7 +65,7 @@ class Options:
         unknown = parameters.keys() - set(_CHECKS)
         if unknown:
             raise InvalidParameterError(
-                f"the backend 'mmap' has no parameter {sorted(unknown)[0]!r}, so it "
+                f"the backend 'mmap' has no parameter {min(unknown)!r}, so it "
                 f"would be without effect. It has: {', '.join(sorted(_CHECKS))}."
             )
         checked = {name: _CHECKS[name](value) for name, value in parameters.items()}
@@ -74,9 +73,7 @@ class Options:
         options.placement  # noqa: B018 - a folder that cannot be used is an error now
         return options
 
-    def for_call(
-        self, parameters: Mapping[str, Any], mmap_mode: str | None
-    ) -> Options:
+    def for_call(self, parameters: Mapping[str, Any], mmap_mode: str | None) -> Options:
         """Return the options of one ``Parallel`` call.
 
         Parameters
@@ -140,7 +137,7 @@ def _check_row_order(value: Any) -> str:
 
 
 def _check_timeout(value: Any) -> float:
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and value > 0:
+    if isinstance(value, int | float) and value is not True and value > 0:
         return float(value)
     raise InvalidParameterError(
         f"idle_worker_timeout={value!r} is not a time. Pass the seconds after which "

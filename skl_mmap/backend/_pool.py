@@ -28,13 +28,11 @@ def _contexts_restored() -> Iterator[None]:
     # No public name: multiprocessing offers no way to register a context, and loky
     # assigns to this dictionary.
     contexts: dict[str, Any] = mp_context._concrete_contexts  # type: ignore[attr-defined]
-    before = {name: contexts.get(name) for name in _CONTEXT_NAMES}
+    before = {name: contexts[name] for name in _CONTEXT_NAMES if name in contexts}
     try:
         yield
     finally:
-        for name, context in before.items():
-            if context is not None:
-                contexts[name] = context
+        contexts.update(before)
 
 
 with _contexts_restored():

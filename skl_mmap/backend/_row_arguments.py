@@ -42,8 +42,10 @@ class RowIndex(NamedTuple):
     n_rows: int
 
 
-def with_light_rows(batch: Any, options: Options) -> Any:
+def with_light_rows(batch: Any, options: Options) -> tuple[Any, int]:
     """Return a batch of tasks whose index arrays are runs, in the order asked for.
+
+    And how many bytes of index arrays it refers to no more.
 
     Parameters
     ----------
@@ -54,10 +56,21 @@ def with_light_rows(batch: Any, options: Options) -> Any:
     """
     items = getattr(batch, "items", None)
     if not isinstance(items, list):
-        return batch
+        return batch, 0
     light = copy.copy(batch)
     light.items = [_light_item(item, options) for item in items]
-    return light
+    return light, sum(map(_freed_bytes, items, light.items))
+
+
+def _freed_bytes(item: Any, light: Any) -> int:
+    (_, args, kwargs), (_, light_args, light_kwargs) = item, light
+    before = (*args, *kwargs.values())
+    after = (*light_args, *light_kwargs.values())
+    return sum(
+        old.nbytes
+        for old, new in zip(before, after, strict=True)
+        if type(new) is RowIndex and type(old) is np.ndarray
+    )
 
 
 def _light_item(item: Any, options: Options) -> Any:
@@ -96,14 +109,22 @@ def _in_any_order(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Put the arguments named `train` and `cv` into page-friendly order."""
-    args, kwargs = list(args), dict(kwargs)  # type: ignore[assignment]
-    for name, reorder in ((_TRAIN, _ordered_train), (_SPLITTER, _ordered_splitter)):
-        place = _position(function, name)
-        if name in kwargs:
-            kwargs[name] = reorder(kwargs[name], (*args, *kwargs.values()))
-        elif place is not None and place < len(args):
-            args[place] = reorder(args[place], (*args, *kwargs.values()))  # type: ignore[index]
-    return tuple(args), kwargs
+    values = (*args, *kwargs.values())
+    reorder = {
+        _TRAIN: functools.partial(_ordered_train, values=values),
+        _SPLITTER: _ordered_splitter,
+    }
+    places = {_position(function, name): name for name in reorder}
+    return (
+        tuple(
+            reorder[places[place]](value) if place in places else value
+            for place, value in enumerate(args)
+        ),
+        {
+            name: reorder[name](value) if name in reorder else value
+            for name, value in kwargs.items()
+        },
+    )
 
 
 def _position(function: Callable[..., Any], name: str) -> int | None:
@@ -146,7 +167,7 @@ def _ordered_train(train: Any, values: tuple[Any, ...]) -> Any:
     return np.concatenate([np.arange(*run, dtype=np.intp) for run in runs.tolist()])
 
 
-def _ordered_splitter(cv: Any, values: tuple[Any, ...]) -> Any:
+def _ordered_splitter(cv: Any) -> Any:
     if not hasattr(cv, "split"):
         return cv
     from skl_mmap.folds import PageFriendly

@@ -23,11 +23,15 @@ from typing import Any
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._pickling import SharingError, dump_result, dump_task, load
 from skl_mmap.backend._row_arguments import with_light_rows
-from skl_mmap.memory import Segment, Store, counters, live_mappings
+from skl_mmap.memory import Segment, Store, counters, live_mappings, trim_heap
 from skl_mmap.monitor._own_memory import own_memory
 from skl_mmap.monitor._records import TaskRecord, is_measuring, publish
 
 __all__ = ["Task", "unpack"]
+
+
+# Index arrays of this size are worth the time (up to 10 ms) of giving them back.
+_TRIM_BYTES = 4 << 20
 
 
 class Task:
@@ -38,16 +42,16 @@ class Task:
     """
 
     def __init__(self, batch: Any, store: Store, options: Options) -> None:
-        self._batch = with_light_rows(batch, options)
+        self._batch, self._freed_bytes = with_light_rows(batch, options)
         self._store = store
         self._options = options
         self.segments: list[Segment] = []
 
     def __reduce__(self) -> Any:
+        if self._freed_bytes >= _TRIM_BYTES:
+            trim_heap()
         try:
-            payload, self.segments = dump_task(
-                self._batch, self._store, self._options
-            )
+            payload, self.segments = dump_task(self._batch, self._store, self._options)
         except SharingError as error:
             # Raised by the worker, it takes the way of every other error to the user;
             # raised here, loky would turn it into a PicklingError.
@@ -79,7 +83,7 @@ class PackedTask:
                 batch = load(self.payload)
                 result = dump_result(batch())
             return Outcome(result, None, "", observation.record())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the worker must live on
             return _failure(error, observation.record())
 
 
@@ -103,7 +107,7 @@ class Outcome:
     record: TaskRecord
 
 
-class _RemoteTraceback(Exception):
+class _RemoteTraceback(Exception):  # noqa: N818 - the name that loky's users know
     """The traceback of an error in a worker, shown as the cause of the error."""
 
     def __init__(self, text: str) -> None:
@@ -123,7 +127,7 @@ def _failure(error: BaseException, record: TaskRecord) -> Outcome:
     error.__traceback__ = None
     try:
         pickled = dump_result(error)
-    except Exception as pickling_error:
+    except Exception as pickling_error:  # noqa: BLE001 - anything can happen there
         reason = RuntimeError(
             f"a task raised {type(error).__name__}, which cannot be sent back "
             f"({pickling_error}). Its traceback is above."

@@ -72,9 +72,7 @@ def page_order(
     return ordered
 
 
-def page_ordered_runs(
-    train: npt.NDArray[np.integer], *, row_bytes: int
-) -> Runs | None:
+def page_ordered_runs(train: npt.NDArray[np.integer], *, row_bytes: int) -> Runs | None:
     """Return the order of `page_order` as runs, or None if there is nothing to gain."""
     train = np.asarray(train)
     if not len(train):

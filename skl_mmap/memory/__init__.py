@@ -9,7 +9,7 @@ from skl_mmap.memory._handles import (
     rebuild_array,
     rebuild_index,
 )
-from skl_mmap.memory._libc import can_remap
+from skl_mmap.memory._libc import can_remap, trim_heap
 from skl_mmap.memory._mapping import Settings, live_mappings
 from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._row_selection import join_rows
@@ -38,5 +38,6 @@ __all__ = [
     "live_mappings",
     "rebuild_array",
     "rebuild_index",
+    "trim_heap",
     "writable_memmap_of",
 ]

@@ -29,6 +29,7 @@ __all__ = [
     "protect",
     "reserve",
     "touch",
+    "trim_heap",
     "unmap",
 ]
 
@@ -48,7 +49,7 @@ _PORTABLE_VARIABLE = "SKL_MMAP_PORTABLE"
 # /proc/PID/pagemap: one 64-bit word per page.
 _PAGEMAP_FILE_PAGE = np.uint64(1 << 61)
 _PAGEMAP_HAS_PAGE = np.uint64(3 << 62)  # present or swapped
-_PAGEMAP_CHUNK_PAGES = 1 << 16
+_PAGEMAP_CHUNK_PAGES = 1 << 13
 
 
 def can_remap() -> bool:
@@ -159,6 +160,17 @@ def move(destination: int, source: int, n_bytes: int) -> None:
 def bytes_at(address: int, n_bytes: int) -> ctypes.Array[ctypes.c_char]:
     """Return a buffer over memory that somebody else keeps alive."""
     return (ctypes.c_char * n_bytes).from_address(address)
+
+
+def trim_heap() -> None:
+    """Give memory that was freed back to the system, where the C library can.
+
+    glibc keeps freed blocks of up to 32 MB: the index arrays of folds, for example,
+    long after they were replaced by runs.
+    """
+    trim = getattr(_libc(), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def touch(address: int) -> None:

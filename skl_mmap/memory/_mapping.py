@@ -1,10 +1,10 @@
-"""Mappings: ranges of virtual memory over one or more parts of a segment.
+r"""Mappings: ranges of virtual memory over one or more parts of a segment.
 
 A mapping is reserved first, and then filled piece by piece: pages that agree with the
 file modulo the page size are mapped, all other bytes are copied to private pages::
 
     file      |....rows 0..399....|####rows 400..599####|....rows 600..999....|
-                        \\                                   /
+                        \                                   /
     mapping   |....rows 0..399.....|..|....rows 600..999....|
                                     ^ the pages at the seam are private
 """
@@ -164,7 +164,7 @@ class Mapping:
 
     def _copy_is_unmodified(self, start: int, stop: int) -> bool:
         """Compare copied bytes with the segment's, a bounded number at a time."""
-        chunk_bytes = 1 << 20
+        chunk_bytes = 1 << 18
         buffer = np.empty(min(chunk_bytes, max(stop - start, 0)), dtype=np.uint8)
         for piece in self.pieces_between(start, stop):
             for low in range(piece.start, piece.stop, chunk_bytes):

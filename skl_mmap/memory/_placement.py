@@ -92,7 +92,7 @@ def _checked_folder(folder: object, name: str) -> str:
         raise InvalidParameterError(
             f"{name}={folder!r} is not the path of a folder. Pass a string or a path."
         )
-    path = Path(os.fspath(folder))  # type: ignore[arg-type]
+    path = Path(os.fspath(folder))
     if not path.is_dir():
         raise InvalidParameterError(
             f"{name}={str(path)!r} is not an existing folder, so shared arrays cannot "

@@ -166,9 +166,7 @@ def _pieces_of_runs(
     return pieces, can_share
 
 
-def _clean_spans(
-    source: Mapping, start: int, stop: int
-) -> list[tuple[int, int, bool]]:
+def _clean_spans(source: Mapping, start: int, stop: int) -> list[tuple[int, int, bool]]:
     """Cut a byte range of a mapping into parts, and say which equal the segment's."""
     spans = []
     place = start

@@ -17,7 +17,7 @@ __all__ = ["Runs", "expand_runs", "find_runs", "runs_of_index", "runs_of_mask"]
 # Shape (n_runs, 2): first row, and the row after the last, of each run.
 Runs = npt.NDArray[np.intp]
 
-_CHUNK_ROWS = 1 << 16
+_CHUNK_ROWS = 1 << 13
 
 
 def find_runs(key: npt.NDArray[Any], n_rows: int, *, max_runs: int) -> Runs | None:

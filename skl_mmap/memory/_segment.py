@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import tempfile
 import threading
 import weakref
@@ -34,17 +35,17 @@ __all__ = [
     "Segment",
     "SegmentHandle",
     "attach_segment",
+    "create_range_segment",
     "create_segment",
     "open_file_segment",
 ]
 
-try:  # Linux only
+if sys.platform == "linux":
     from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SHRINK, F_SEAL_WRITE, fcntl
-except ImportError:  # pragma: no cover - other systems
-    F_ADD_SEALS = None
 
 # Enough for the kernel to work at full speed, little enough to stay interruptible.
 _FILL_CHUNK_BYTES = 64 << 20
+_RANGE_CHUNK_ROWS = 1 << 16
 _NAME_PREFIX = "skl_mmap-"
 
 
@@ -85,6 +86,8 @@ class Segment:
         The file's name where it has one; see `SegmentHandle`.
     is_temporary : bool
         Whether the file at `path` has to be deleted with the segment.
+    is_memfd : bool
+        Whether the file was made here, in memory, and can be sealed.
     origin : SegmentHandle or None
         The reference that it was opened from, if another process owns it.
     """
@@ -96,12 +99,14 @@ class Segment:
         *,
         path: str | None = None,
         is_temporary: bool = False,
+        is_memfd: bool = False,
         origin: SegmentHandle | None = None,
     ) -> None:
         status = os.fstat(fd)
         self.fd = fd
         self.n_bytes = n_bytes
         self.path = path
+        self.is_memfd = is_memfd
         self.identity = (status.st_dev, status.st_ino)
         self._origin = origin
         # finalize() also runs at exit, so that a named file goes away as well.
@@ -115,6 +120,11 @@ class Segment:
         return self._origin or SegmentHandle(
             os.getpid(), self.fd, *self.identity, self.n_bytes, self.path
         )
+
+    def seal(self) -> None:
+        """Forbid everybody to alter or truncate the data under a reader."""
+        if self.is_memfd:
+            fcntl(self.fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
     def read_into(self, address: int, n_bytes: int, file_offset: int) -> None:
         """Copy bytes of the file to an address, whatever the alignment."""
@@ -223,30 +233,45 @@ def create_segment(
     One pass over the data, at about the speed of ``numpy.copyto`` into fresh memory.
     """
     what = what or f"an array of shape {data.shape} and dtype {data.dtype}"
-    if placement.choose(data.nbytes, what) == "disk":
-        segment = _create_on_disk(data.nbytes, placement.folder, what)
-        _write(segment.fd, data, begin=0)
-    elif _libc.can_remap():
-        segment = _create_in_memory(data.nbytes)
-        _write(segment.fd, data, begin=_fill_huge_pages(segment.fd, data))
-        # Afterwards nobody can alter or truncate the data under a reader.
-        fcntl(segment.fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
-    else:
-        segment = _create_named(data.nbytes, placement.folder, what)
-        _write(segment.fd, data, begin=0)
+    segment = _new_segment(data.nbytes, placement, what)
+    begin = _fill_huge_pages(segment.fd, data) if segment.is_memfd else 0
+    _write(segment.fd, data, begin)
+    segment.seal()
     return segment
+
+
+def create_range_segment(n_rows: int, placement: Placement) -> Segment:
+    """Write the numbers 0, 1, ..., ``n_rows - 1`` into a new segment.
+
+    Like ``create_segment(np.arange(n_rows))``, without that array.
+    """
+    item_bytes = np.dtype(np.intp).itemsize
+    what = f"the row indices of {n_rows} rows"
+    segment = _new_segment(n_rows * item_bytes, placement, what)
+    for start in range(0, n_rows, _RANGE_CHUNK_ROWS):
+        stop = min(start + _RANGE_CHUNK_ROWS, n_rows)
+        _write(segment.fd, np.arange(start, stop, dtype=np.intp), 0, start * item_bytes)
+    segment.seal()
+    return segment
+
+
+def _new_segment(n_bytes: int, placement: Placement, what: str) -> Segment:
+    on_disk = placement.choose(n_bytes, what) == "disk"
+    if not _libc.can_remap():
+        return _create_named(n_bytes, placement.folder, what)
+    if on_disk:
+        return _create_on_disk(n_bytes, placement.folder, what)
+    return _create_in_memory(n_bytes)
 
 
 def _create_in_memory(n_bytes: int) -> Segment:
     fd = os.memfd_create("skl_mmap", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    segment = Segment(fd, n_bytes)
+    segment = Segment(fd, n_bytes, is_memfd=True)
     os.ftruncate(fd, n_bytes)
     return segment
 
 
 def _create_on_disk(n_bytes: int, folder: str, what: str) -> Segment:
-    if not _libc.can_remap():
-        return _create_named(n_bytes, folder, what)
     try:
         fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:  # a file system without O_TMPFILE
@@ -313,14 +338,15 @@ def _is_contiguous(data: npt.NDArray[Any]) -> bool:
     return data.flags.c_contiguous or data.flags.f_contiguous
 
 
-def _write(fd: int, data: npt.NDArray[Any], begin: int) -> None:
+def _write(fd: int, data: npt.NDArray[Any], begin: int, file_offset: int = 0) -> None:
     """Write the bytes of `data` from `begin` on; contiguous ones without a copy."""
     if not _is_contiguous(data):
         _write_rows(fd, data)
         return
     address = data.__array_interface__["data"][0]
     n_bytes = data.nbytes - begin
-    _write_all(fd, memoryview(_libc.bytes_at(address + begin, n_bytes)), begin)
+    view = memoryview(_libc.bytes_at(address + begin, n_bytes))
+    _write_all(fd, view, file_offset + begin)
 
 
 def _write_rows(fd: int, data: npt.NDArray[Any]) -> None:

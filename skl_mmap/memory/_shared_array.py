@@ -40,7 +40,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             return joined
         return self._plain_unless_view(super().__getitem__(key))
 
-    def take(  # type: ignore[override]
+    def take(
         self,
         indices: Any,
         axis: Any = None,
@@ -57,18 +57,18 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
                     return joined
         return np.asarray(self).take(indices, axis=axis, out=out, mode=mode)
 
-    def copy(self, order: Any = "C") -> npt.NDArray[Any]:  # type: ignore[override]
+    def copy(self, order: Any = "C") -> Any:
         """Return a plain array with the same values."""
         return np.asarray(self).copy(order=order)
 
-    def astype(self, *args: Any, **kwargs: Any) -> npt.NDArray[Any]:  # type: ignore[override]
+    def astype(self, *args: Any, **kwargs: Any) -> Any:
         """Return a plain array of another dtype."""
         return np.asarray(self).astype(*args, **kwargs)
 
-    def __copy__(self) -> npt.NDArray[Any]:
+    def __copy__(self) -> Any:
         return np.asarray(self).__copy__()
 
-    def __deepcopy__(self, memo: dict[int, Any] | None) -> npt.NDArray[Any]:
+    def __deepcopy__(self, memo: dict[int, Any] | None) -> Any:
         return np.asarray(self).__deepcopy__(memo)
 
     def __array_wrap__(self, array: Any, context: Any = None, *args: Any) -> Any:

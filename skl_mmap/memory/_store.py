@@ -13,9 +13,9 @@ identity of the array alone is believed only within one call.
 from __future__ import annotations
 
 import errno
-import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,14 @@ from skl_mmap.memory import _libc
 from skl_mmap.memory._handles import ArrayHandle, describe
 from skl_mmap.memory._mapping import Settings
 from skl_mmap.memory._placement import Placement
-from skl_mmap.memory._segment import Segment, create_segment
+from skl_mmap.memory._segment import Segment, create_range_segment, create_segment
 from skl_mmap.memory._user_files import describe_memmap
 
 __all__ = ["Store"]
 
 _COMPARE_CHUNK_BYTES = 64 << 20
+# Sharing this much takes longer than giving freed memory back (up to 10 ms).
+_TRIM_BYTES = 32 << 20
 
 
 class _Entry:
@@ -140,11 +142,13 @@ class Store:
         with self._lock:
             if self._identity is None or self._identity[0].shape[0] < n_rows:
                 self._identity = None  # let go before making a longer one
-                numbers = np.arange(n_rows, dtype=np.intp)
-                segment = self._create(numbers)
+                segment = self._unless_out_of_files(
+                    create_range_segment, n_rows, self.placement
+                )
                 if segment is None:
                     return None
-                self._identity = self._handle(numbers, segment), segment
+                like = np.broadcast_to(np.intp(0), (n_rows,))
+                self._identity = self._handle(like, segment), segment
             return self._identity
 
     def close(self) -> None:
@@ -173,14 +177,19 @@ class Store:
         return found
 
     def _add(self, array: npt.NDArray[Any]) -> Segment | None:
-        segment = self._create(array)
+        segment = self._unless_out_of_files(create_segment, array, self.placement)
+        if array.nbytes >= _TRIM_BYTES:
+            _libc.trim_heap()
         if segment is not None:
             self._entries.append(_Entry(array, segment, self._epoch))
         return segment
 
-    def _create(self, array: npt.NDArray[Any]) -> Segment | None:
+    @staticmethod
+    def _unless_out_of_files(
+        create: Callable[..., Segment], *arguments: Any
+    ) -> Segment | None:
         try:
-            return create_segment(array, self.placement)
+            return create(*arguments)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 return None

@@ -8,6 +8,8 @@ from skl_mmap.monitor._process import find_bytes, is_readable, read_file
 
 __all__ = ["OwnMemory", "own_memory"]
 
+_CLEAR_REFS = "/proc/self/clear_refs"
+
 
 @dataclass(frozen=True, slots=True)
 class OwnMemory:
@@ -67,9 +69,9 @@ class _Peak:
     is_known = True
 
     def reset(self) -> None:
-        """Write to clear_refs (proc_pid_clear_refs(5)), which some containers forbid."""
+        """Write to clear_refs (proc_pid_clear_refs(5)), which may be forbidden."""
         try:
-            with open("/proc/self/clear_refs", "wb", buffering=0) as file:
+            with open(_CLEAR_REFS, "wb", buffering=0) as file:
                 file.write(b"5")
         except OSError:
             self.is_known = False
