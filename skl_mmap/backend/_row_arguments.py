@@ -110,7 +110,7 @@ def _in_any_order(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Put the arguments named `train` and `cv` into page-friendly order."""
     values = (*args, *kwargs.values())
-    reorder = {
+    reorder: dict[str, Callable[[Any], Any]] = {
         _TRAIN: functools.partial(_ordered_train, values=values),
         _SPLITTER: _ordered_splitter,
     }
