@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from multiprocessing import context as mp_context
 from typing import Any
 
+from skl_mmap.backend._locks import EventSemaphore, has_eventfd
+
 __all__ = ["get_executor"]
 
 _CONTEXT_NAMES = ("loky", "loky_init_main")
@@ -39,7 +41,20 @@ with _contexts_restored():
     import loky
     from loky.backend.context import LokyContext
 
-_context = LokyContext()
+
+class _Context(LokyContext):  # type: ignore[misc]
+    """loky's context, with locks that leave nothing behind."""
+
+    def Lock(self) -> Any:  # noqa: N802 - multiprocessing's name
+        return EventSemaphore() if has_eventfd() else super().Lock()
+
+    def BoundedSemaphore(self, value: int = 1) -> Any:  # noqa: N802
+        return (
+            EventSemaphore(value) if has_eventfd() else super().BoundedSemaphore(value)
+        )
+
+
+_context = _Context()
 
 
 def get_executor(
