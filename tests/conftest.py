@@ -2,7 +2,7 @@
 
 A test must leave the process as it found it. What it may leave is the pool of workers
 that the next test will reuse: its processes, its pipes and semaphores, its daemon
-threads. After the last test the pools are shut down, and then nothing may be left.
+threads. After each module the pools are shut down, and then nothing may be left.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TRACKERS = (
     "joblib.externals.loky.backend.resource_tracker",
 )
 
-_call_failed = pytest.StashKey[bool]()
+_has_failed = pytest.StashKey[bool]()
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,13 @@ def _list_file_descriptors() -> frozenset[str]:
             if not (are_pipes_expected and target.startswith("pipe:")):
                 files.append(f"{name} -> {target}")
     return frozenset(files)
+
+
+def _count_file_descriptors() -> int:
+    """Count open files of all kinds, without the pipes to resource trackers."""
+    if sys.platform != "linux":
+        return 0
+    return psutil.Process().num_fds() - len(_find_trackers())
 
 
 def _list_mappings(temporary_folder: str) -> frozenset[str]:
@@ -213,30 +220,31 @@ def temporary_folder(
         yield folder
 
 
-@pytest.fixture(scope="session", autouse=True)
-def guard_session(temporary_folder: Path) -> Iterator[None]:
-    """Fail the last test if the session as a whole leaves anything behind."""
+@pytest.fixture(scope="module", autouse=True)
+def guard_module(
+    request: pytest.FixtureRequest, temporary_folder: Path
+) -> Iterator[None]:
+    """Shut down the pools, and fail the last test of a module that left anything."""
     before = _read_state(temporary_folder)
-    pipes_before = psutil.Process().num_fds() if sys.platform == "linux" else 0
+    n_descriptors = _count_file_descriptors()
     yield
-    descendants = psutil.Process().children(recursive=True)
     trackers = {tracker._pid for tracker in _find_trackers()}
+    descendants = psutil.Process().children(recursive=True)
     descendants = [process for process in descendants if process.pid not in trackers]
     _shut_down_pools()
+    if request.node.stash.get(_has_failed, False):
+        return
 
     def read_leaks() -> list[str]:
         leaks = _read_state(temporary_folder).list_leaks(before)
-        leaks += [
-            f"process: {process}" for process in descendants if process.is_running()
-        ]
-        # A tracker is told what to do through one pipe.
-        allowed = pipes_before + len(_find_trackers())
-        if sys.platform == "linux" and psutil.Process().num_fds() > allowed:
-            leaks += [f"file descriptors: {sorted(_list_file_descriptors())}"]
+        leaks += [f"process: {child}" for child in descendants if child.is_running()]
+        # With the pools gone, all pipes count, but one for each tracker.
+        if _count_file_descriptors() > n_descriptors:
+            leaks.append(f"file descriptors: {_count_file_descriptors()} with pipes")
         return leaks
 
     if leaks := _wait_for_leaks(read_leaks):
-        pytest.fail("left at the end:\n" + "\n".join(leaks), pytrace=False)
+        pytest.fail("this module left behind:\n" + "\n".join(leaks), pytrace=False)
 
 
 @pytest.fixture(autouse=True)
@@ -246,7 +254,7 @@ def guard_test(
     """Fail a test that passed but left something behind."""
     before = _read_state(temporary_folder)
     yield
-    if request.node.stash.get(_call_failed, False):
+    if request.node.stash.get(_has_failed, False):
         # The traceback keeps everything alive; one failure is enough.
         return
     leaks = _wait_for_leaks(lambda: _read_state(temporary_folder).list_leaks(before))
@@ -258,8 +266,9 @@ def guard_test(
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remember whether the body of the test failed."""
+    """Tell the guards of a test and of its module that something else has failed."""
     report = yield
-    if report.when == "call":
-        item.stash[_call_failed] = report.failed
+    if report.failed:
+        for node in item.listchain():
+            node.stash[_has_failed] = True
     return report

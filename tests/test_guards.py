@@ -66,9 +66,8 @@ def test_failure_is_reported_once():
     kept.append(os.open(os.devnull, os.O_RDONLY))
     assert False
 
-@pytest.fixture(scope="session", autouse=True)
-def clean_up(guard_session):
-    # Torn down before guard_session, which then finds what this leaves: descriptors.
+@pytest.fixture(scope="module", autouse=True)
+def clean_up(guard_module):
     yield
     stop.set()
     process, *_ = (item for item in kept if isinstance(item, subprocess.Popen))
@@ -77,6 +76,19 @@ def clean_up(guard_session):
     for path in kept:
         if isinstance(path, str) and path.startswith("/dev/shm"):
             os.unlink(path)
+"""
+
+# While a pool is there, its pipes cannot be told from others.
+LEAKS_BESIDE_A_POOL = """
+import os
+import loky
+
+def test_pipe():
+    loky.get_reusable_executor(max_workers=1).submit(abs, 1).result()
+    os.pipe()
+
+def test_that_is_last():
+    pass
 """
 
 
@@ -88,9 +100,9 @@ def test_each_leak_is_found(pytester: pytest.Pytester) -> None:
     hasty = patient.replace("SETTLE_SECONDS = 5.0", "SETTLE_SECONDS = 0.2")
     assert hasty != patient
     pytester.makeconftest(hasty)
-    pytester.makepyfile(LEAKS)
+    pytester.makepyfile(test_1=LEAKS, test_2=LEAKS_BESIDE_A_POOL)
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-rE")
-    result.assert_outcomes(passed=12, failed=1, errors=9)
+    result.assert_outcomes(passed=14, failed=1, errors=9)
     leaks = {
         "test_child_process": "children: * *input()*",
         "test_file_descriptor": "file descriptors: * -> /dev/null",
@@ -106,5 +118,9 @@ def test_each_leak_is_found(pytester: pytest.Pytester) -> None:
             [f"*ERROR at teardown of {test} *", "this test left behind:", leak]
         )
     result.stdout.fnmatch_lines(
-        ["left at the end:", "file descriptors: * -> /dev/null"]
+        [
+            "*ERROR at teardown of test_that_is_last *",
+            "this module left behind:",
+            "file descriptors: *",
+        ]
     )
