@@ -39,6 +39,9 @@ VOLATILE_VARIABLES = ("PYTEST_CURRENT_TEST", "KMP_")
 # kept until the interpreter ends.
 FOREIGN_FILES = ("joblib_memmapping_folder_", "pymp-")
 
+# What a pool talks to its workers with: pipes, and the locks around them.
+NAMELESS_FILES = ("pipe:", "anon_inode:[eventfd]")
+
 # joblib brings a copy of loky, and both may run in this process.
 TRACKERS = (
     "multiprocessing.resource_tracker",
@@ -109,14 +112,14 @@ def _list_children() -> frozenset[str]:
 
 
 def _list_file_descriptors() -> frozenset[str]:
-    """List open files. The pipes of a pool or a tracker cannot be told from ours."""
-    are_pipes_expected = bool(_find_pools() or _find_trackers())
+    """List open files. Those of a pool or a tracker cannot be told from ours."""
+    expected = NAMELESS_FILES if _find_pools() or _find_trackers() else ()
     files = []
     for name in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
         # The descriptor of the listing itself is gone by now.
         with contextlib.suppress(FileNotFoundError):
             target = os.readlink(f"/proc/self/fd/{name}")
-            if not (are_pipes_expected and target.startswith("pipe:")):
+            if not target.startswith(expected):
                 files.append(f"{name} -> {target}")
     return frozenset(files)
 
@@ -238,9 +241,9 @@ def guard_module(
     def read_leaks() -> list[str]:
         leaks = _read_state(temporary_folder).list_leaks(before)
         leaks += [f"process: {child}" for child in descendants if child.is_running()]
-        # With the pools gone, all pipes count, but one for each tracker.
+        # With the pools gone, nameless files count too, but one for each tracker.
         if _count_file_descriptors() > n_descriptors:
-            leaks.append(f"file descriptors: {_count_file_descriptors()} with pipes")
+            leaks.append(f"file descriptors: {_count_file_descriptors()} in all")
         return leaks
 
     if leaks := _wait_for_leaks(read_leaks):
