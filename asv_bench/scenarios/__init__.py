@@ -1,0 +1,28 @@
+"""The scenarios of targets.py; each is a function that yields rows of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from scenarios import endings, memory, models, times
+from scenarios.rows import Row, Settings
+
+__all__ = ["SCENARIOS", "Row", "Settings"]
+
+SCENARIOS: dict[str, Callable[[Settings], Iterator[Row]]] = {
+    function.__name__: function
+    for function in (
+        memory.null_exact,
+        memory.null_loky,
+        memory.null_any,
+        memory.npy_any,
+        memory.sgd_any,
+        memory.narrow_any,
+        models.knn_stack,
+        times.wall,
+        times.hold,
+        times.share_speed,
+        endings.leaks,
+        endings.sigkill,
+    )
+}
