@@ -1,0 +1,104 @@
+"""What the tests of shared memory have in common."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import skl_mmap
+from skl_mmap.memory import Placement, Segment, Settings, Store, rebuild_array
+from skl_mmap.memory._handles import ArrayHandle
+from skl_mmap.memory._mapping import find_mapping
+
+PAGE_BYTES = 4096
+
+
+def make_store(mmap_mode: str = "c", *, store: object = "memory") -> Store:
+    """Make a store whose arrays are mapped however small they are."""
+    return Store(Placement.from_parameter(store), Settings(mmap_mode, 0))
+
+
+def send(handle: object) -> Any:
+    """Send a handle as it would be sent to another process."""
+    return pickle.loads(pickle.dumps(handle))
+
+
+def share(
+    array: npt.NDArray[Any], mmap_mode: str = "c", *, n_arrays: int = 1
+) -> list[npt.NDArray[Any]]:
+    """Share an array and rebuild it, as tasks would get it."""
+    handle, _segment = shared_with(make_store(mmap_mode), array)
+    return [rebuild_array(send(handle)) for _ in range(n_arrays)]
+
+
+def share_one(array: npt.NDArray[Any], mmap_mode: str = "c") -> npt.NDArray[Any]:
+    """Share an array and rebuild it once."""
+    return share(array, mmap_mode)[0]
+
+
+def shared_with(store: Store, array: npt.NDArray[Any]) -> tuple[ArrayHandle, Segment]:
+    """Share an array that cannot be refused."""
+    shared = store.share(array)
+    assert shared is not None
+    return shared
+
+
+def as_stored(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a plain array in the order in which another process would get it."""
+    is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    return np.array(array, order="F" if is_fortran else "C", subok=False)
+
+
+def mapped_bytes(array: npt.NDArray[Any]) -> int:
+    """Bytes of the mapping an array lies in that cost no memory; 0 without one."""
+    found = find_mapping(array)
+    return 0 if found is None else found[0].mapped_bytes
+
+
+def assert_same_values(result: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
+    """Compare bit by bit, so that NaN equals itself, but not what pads records."""
+    if expected.dtype.names is None:
+        assert result.tobytes() == expected.tobytes()
+        return
+    for name in expected.dtype.names:
+        assert_same_values(result[name], expected[name])
+
+
+def assert_same(result: Any, expected: Any) -> None:
+    """Compare all that a user of an array can see, but for its class."""
+    if not isinstance(expected, np.ndarray):
+        assert type(result) is type(expected)
+        assert np.asarray(result).dtype == np.asarray(expected).dtype
+        assert_same_values(np.asarray(result), np.asarray(expected))
+        return
+    assert isinstance(result, np.ndarray)
+    assert result.dtype == expected.dtype
+    assert result.dtype.isalignedstruct == expected.dtype.isalignedstruct
+    assert result.shape == expected.shape
+    for flag in ("C_CONTIGUOUS", "F_CONTIGUOUS", "WRITEABLE", "ALIGNED"):
+        assert result.flags[flag] == expected.flags[flag], flag
+    assert_same_values(result, expected)
+
+
+def run_python(script: str, *, timeout_seconds: float = 60) -> str:
+    """Run a script in an interpreter of its own, and return what it prints."""
+    paths = [str(Path(skl_mmap.__file__).parents[1]), str(Path(__file__).parents[2])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout_seconds,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
