@@ -1,0 +1,242 @@
+"""The process that watches another one's tree.
+
+::
+
+    measure()                            python -I -S _sampler.py PID ...
+    ---------                            --------------------------------
+    starts it                   ------>  first reading: the baseline
+    waits for one byte         <-- r --
+    runs the block                       a reading every interval: peak, time line
+    block ends: one byte       -- s -->  last reading
+    fills the Measurement      <------   length, marshalled results; exits
+
+It is a process and not a thread because a thread gets no turn while C code holds the
+GIL, which is when the peaks happen. It ends when its input does, or when its parent
+is another one than at the start.
+"""
+
+from __future__ import annotations
+
+import _thread
+import marshal
+import os
+import sys
+import time
+
+if __name__ == "__main__":
+    # Run by path: make the package known without running its __init__, which would
+    # load far more than this process may cost.
+    _folder = os.path.dirname(os.path.abspath(__file__))
+    for _name in ("skl_mmap.monitor", "skl_mmap"):
+        _package = type(sys)(_name)
+        _package.__path__ = [_folder]
+        sys.modules[_name] = _package
+        _folder = os.path.dirname(_folder)
+
+from skl_mmap.monitor._process import ProcessNumbers, read_file
+from skl_mmap.monitor._tree import ProcessTree, TreeNumbers, read_last_pid
+
+TYPE_CHECKING = False  # the module typing is too large to import for this
+if TYPE_CHECKING:
+    from skl_mmap.monitor._portable import PortableTree
+
+__all__ = ["READY", "STOP", "Sampler", "TimeLine"]
+
+READY = b"r"
+STOP = b"s"
+
+TimedNumbers = tuple[float, int, int, int, int, int]
+"""Seconds since the start, then the numbers of the tree."""
+
+_MAX_READINGS = 4096
+
+
+class TimeLine:
+    """Readings in order of time, thinned out so that there are never too many.
+
+    When it is full, of every two neighbours the larger one stays, and from then on
+    of every two, four, eight... new ones: each that is left is the largest of its
+    stretch of time, so the peak is always one of them.
+
+    Parameters
+    ----------
+    max_readings : int
+        How many are kept at most, an even number.
+    """
+
+    def __init__(self, max_readings: int = _MAX_READINGS) -> None:
+        self._max_readings = max_readings
+        self._readings: list[TimedNumbers] = []
+        self._stride = 1
+        self._n_pending = 0
+        self._largest: TimedNumbers | None = None
+
+    def add(self, reading: TimedNumbers) -> None:
+        """Add the next reading."""
+        if self._largest is None or reading[1] > self._largest[1]:
+            self._largest = reading
+        self._n_pending += 1
+        if self._n_pending < self._stride:
+            return
+        self._readings.append(self._largest)
+        self._largest = None
+        self._n_pending = 0
+        if len(self._readings) >= self._max_readings:
+            pairs = zip(self._readings[::2], self._readings[1::2], strict=True)
+            self._readings = [b if b[1] > a[1] else a for a, b in pairs]
+            self._stride *= 2
+
+    def get(self) -> list[TimedNumbers]:
+        """Return what is left of the readings."""
+        if self._largest is None:
+            return self._readings
+        return [*self._readings, self._largest]
+
+
+class Sampler:
+    """Reads the memory of a tree again and again, and keeps what matters.
+
+    Parameters
+    ----------
+    tree : ProcessTree or PortableTree
+        What to read.
+    interval_seconds : float
+        Time from the start of a reading to the start of the next one. A reading that
+        takes longer than half of it makes it longer: at most half of a core is used.
+    """
+
+    def __init__(
+        self, tree: ProcessTree | PortableTree, interval_seconds: float
+    ) -> None:
+        self._tree = tree
+        self._interval_seconds = interval_seconds
+        self._time_line = TimeLine()
+        self._n_readings = 0
+        self._reading_seconds = 0.0
+        self._peak: TimedNumbers | None = None
+        self._peak_processes: list[ProcessNumbers] = []
+        tree.read()  # the first one costs more, and should not be the baseline
+        self._cpu_at_start = time.process_time()
+        self._start = self._begin = self._end = time.monotonic()
+        self._baseline = self._last = self.read()
+
+    def read(self) -> TimedNumbers:
+        """Take one reading now."""
+        self._begin = time.monotonic()
+        numbers: TreeNumbers = self._tree.read()
+        self._end = time.monotonic()
+        self._reading_seconds += self._end - self._begin
+        self._n_readings += 1
+        reading: TimedNumbers = (self._begin - self._start, *numbers)
+        self._last = reading
+        self._time_line.add(reading)
+        if self._peak is None or reading[1] > self._peak[1]:
+            self._peak = reading
+            self._peak_processes = self._tree.processes
+        return reading
+
+    def run(self, bell: _thread.LockType) -> bool:
+        """Read until the bell rings; False if the parent is gone."""
+        parent = os.getppid()
+        while True:
+            took = self._end - self._begin
+            due = max(self._begin + self._interval_seconds, self._end + took)
+            if bell.acquire(timeout=max(0.0, due - time.monotonic())):
+                return True
+            if os.getppid() != parent:
+                return False
+            self.read()
+
+    def summarise(self) -> dict[str, object]:
+        """Return the results, in types that marshal knows."""
+        readings = self._time_line.get()
+        first = [] if readings[0] == self._baseline else [self._baseline]
+        last = [] if readings[-1] == self._last else [self._last]
+        return {
+            "baseline": self._baseline,
+            "peak": self._peak,
+            "peak_processes": self._peak_processes,
+            "timeline": [*first, *readings, *last],
+            "n_readings": self._n_readings,
+            "mean_reading_seconds": self._reading_seconds / self._n_readings,
+            "sampler_cpu_seconds": time.process_time() - self._cpu_at_start,
+            "sampler_bytes": _own_bytes(),
+            "notes": sorted(self._tree.notes),
+        }
+
+
+def _own_bytes() -> int:
+    """Private memory of this process; 0 where it cannot be told."""
+    try:
+        text = read_file("/proc/self/status")
+    except OSError:
+        return 0
+    _, found, rest = text.partition(b"\nRssAnon:")
+    return int(rest[: rest.index(b" kB")]) * 1024 if found else 0
+
+
+def _watch_input(bell: _thread.LockType, heard: list[bytes]) -> None:
+    # A blocking read in a thread: the one way to wait with a timeout that works for
+    # a pipe on every system.
+    heard.append(os.read(0, 1))
+    bell.release()
+
+
+def _write(data: bytes) -> None:
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def _allow_many_files() -> None:
+    # One descriptor for each process of the tree; 1024 is the usual limit.
+    try:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ImportError, OSError, ValueError):
+        pass
+
+
+def main(arguments: list[str]) -> None:
+    """Sample the tree of one process until told to stop.
+
+    Parameters
+    ----------
+    arguments : list of str
+        Root of the tree, interval in seconds, method, folder of psutil (or empty),
+        places of joblib's folders.
+    """
+    pid, interval_seconds = int(arguments[0]), float(arguments[1])
+    method, psutil_folder, *joblib_places = arguments[2:]
+    _allow_many_files()
+    bell = _thread.allocate_lock()
+    bell.acquire()
+    heard: list[bytes] = []
+    last_pid = read_last_pid()
+    _thread.start_new_thread(_watch_input, (bell, heard))
+    # In some containers the number is computed by somebody else, and stands still.
+    has_last_pid = read_last_pid() != last_pid
+    tree: ProcessTree | PortableTree
+    if method == "uss":
+        sys.path.append(psutil_folder)
+        from skl_mmap.monitor._portable import PortableTree
+
+        tree = PortableTree(pid)
+    else:
+        tree = ProcessTree(pid, joblib_places, has_last_pid=has_last_pid)
+    sampler = Sampler(tree, interval_seconds)
+    _write(READY)
+    if sampler.run(bell) and heard == [STOP]:
+        sampler.read()
+        results = marshal.dumps(sampler.summarise())
+        _write(len(results).to_bytes(8, "little") + results)
+
+
+if __name__ == "__main__":
+    try:  # noqa: SIM105, contextlib is too large to import for this
+        main(sys.argv[1:-1])
+    except BrokenPipeError:  # nobody is left to tell
+        pass
+    # The thread may still wait for input, and nothing here needs a tidy end.
+    os._exit(0)

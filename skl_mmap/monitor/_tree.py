@@ -1,0 +1,282 @@
+"""Committed memory of a process and all it started, as plain numbers.
+
+::
+
+    /proc/loadavg ............ has anything started since?  If so:
+    /proc/PID/task/*/children ........ new processes of the tree
+    /proc/PID/status ................. private: RssAnon + VmSwap    (_process.py)
+    /proc/PID/fd/* ................... shared: tmpfs, memfd inodes  (_process.py)
+    /dev/shm/joblib_memmapping_folder_PID_* .... shared too, open or not
+
+The sampler runs this file in an interpreter of its own, without the package around
+it: nothing but the standard library and its neighbours may be imported.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+
+from skl_mmap.monitor._process import Inode, Process, ProcessNumbers, read_file
+
+__all__ = ["ProcessTree", "TreeNumbers", "read_last_pid"]
+
+TreeNumbers = tuple[int, int, int, int, int]
+"""Committed, private, shared and file bytes, and the number of processes."""
+
+_JOBLIB_FOLDER = "joblib_memmapping_folder_"
+
+# How long a change may stay unseen that the cheap signs do not show: a memfd opened
+# while another file was closed, a child that the kernel left out of a list.
+_FULL_SCAN_SECONDS = 0.05
+
+
+def read_last_pid() -> int:
+    """Return the number that the newest process or thread was given; 0 if unknown."""
+    try:
+        return int(read_file("/proc/loadavg").rsplit(None, 1)[-1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _find_memory_devices() -> frozenset[int]:
+    """Device numbers of every tmpfs, and of the one inside the kernel behind memfds."""
+    devices = set()
+    for line in read_file("/proc/self/mountinfo").splitlines():
+        before, _, after = line.partition(b" - ")
+        if after.startswith(b"tmpfs "):
+            major, _, minor = before.split()[2].partition(b":")
+            devices.add(os.makedev(int(major), int(minor)))
+    try:
+        descriptor = os.memfd_create("skl_mmap-probe")
+    except OSError:
+        return frozenset(devices)
+    try:
+        devices.add(os.fstat(descriptor).st_dev)
+    finally:
+        os.close(descriptor)
+    return frozenset(devices)
+
+
+def _scan_children() -> dict[int, list[int]]:
+    """Children of every process of the system, for kernels that do not list them.
+
+    13 microseconds for each process of the *system*, kernel threads included, where
+    the lists cost 15 for each process of the tree.
+    """
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                text = read_file(f"/proc/{name}/stat")
+            except OSError:
+                continue
+            parent = int(text[text.rindex(b")") + 2 :].split(None, 2)[1])
+            children.setdefault(parent, []).append(int(name))
+    return children
+
+
+class _JoblibFolders:
+    """The folders in memory where joblib keeps arrays for the workers of the tree.
+
+    The files are memory of the tree whether or not a worker has them open just now.
+    Nothing else in these places is looked at: it may be anybody's.
+    """
+
+    def __init__(self, places: list[str], devices: frozenset[int]) -> None:
+        self._changed: dict[str, int] = {}
+        for place in places:
+            try:
+                if os.stat(place).st_dev in devices:
+                    self._changed[place] = -1
+            except OSError:
+                continue
+        self._folders: dict[str, list[tuple[int, str]]] = {}
+
+    def add_up(
+        self, tree: dict[int, Process], inodes: dict[Inode, int], *, anyway: bool
+    ) -> None:
+        """Add the files of the folders of the tree's processes to `inodes`."""
+        for place, last_change in self._changed.items():
+            try:
+                change = os.stat(place).st_mtime_ns
+                if anyway or change != last_change:
+                    self._folders[place] = self._find(place)
+                    self._changed[place] = change
+            except OSError:
+                continue
+            for pid, folder in self._folders[place]:
+                if pid in tree:
+                    self._add_files(folder, inodes)
+
+    @staticmethod
+    def _find(place: str) -> list[tuple[int, str]]:
+        found = []
+        for name in os.listdir(place):
+            if name.startswith(_JOBLIB_FOLDER):
+                pid = name[len(_JOBLIB_FOLDER) :].partition("_")[0]
+                if pid.isdecimal():
+                    found.append((int(pid), os.path.join(place, name)))
+        return found
+
+    @staticmethod
+    def _add_files(folder: str, inodes: dict[Inode, int]) -> None:
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            return
+        for name in names:
+            try:
+                found = os.lstat(os.path.join(folder, name))
+            except OSError:
+                continue
+            if stat.S_ISREG(found.st_mode):
+                inodes[found.st_dev, found.st_ino] = found.st_blocks * 512
+
+
+class ProcessTree:
+    """The processes under `pid`, and the memory they have committed.
+
+    Parameters
+    ----------
+    pid : int
+        Root of the tree, itself included.
+    joblib_places : list of str
+        Where joblib puts its folders; those that are not in memory are ignored.
+    has_last_pid : bool, default=False
+        Whether `read_last_pid` can be trusted to change with every new process. Then
+        nothing is searched while nothing starts.
+
+    Attributes
+    ----------
+    processes : list of ProcessNumbers
+        The processes of the last reading.
+    notes : set of str
+        What the readings could not see.
+
+    Raises
+    ------
+    OSError
+        If there is no process `pid`.
+
+    Notes
+    -----
+    A process stays in the tree until it ends, even if its parent ends before it. One
+    that lost its parent before the first reading is not found.
+
+    Holds one file descriptor for each process until `close`.
+    """
+
+    method = "committed"
+
+    def __init__(
+        self, pid: int, joblib_places: list[str], *, has_last_pid: bool = False
+    ) -> None:
+        self._devices = _find_memory_devices()
+        self._folders = _JoblibFolders(joblib_places, self._devices)
+        self._has_last_pid = has_last_pid
+        self._last_pid = 0
+        self._next_full_scan = 0.0
+        self._tree = {pid: Process(pid)}
+        self._has_lists = os.path.exists(f"/proc/{pid}/task/{pid}/children")
+        self.processes: list[ProcessNumbers] = []
+        self.notes: set[str] = set()
+
+    def close(self) -> None:
+        """Let go of all processes."""
+        for process in self._tree.values():
+            process.close()
+        self._tree.clear()
+
+    def read(self) -> TreeNumbers:
+        """Read the memory of the tree now.
+
+        The private memory of all processes is read first and in one go, because that
+        is what changes fastest.
+        """
+        now = time.monotonic()
+        is_full = now >= self._next_full_scan
+        if is_full:
+            self._next_full_scan = now + _FULL_SCAN_SECONDS
+        processes: list[ProcessNumbers] = []
+        for process in list(self._tree.values()):
+            self._read_one(process, processes)
+        for process in self._find_new(anyway=is_full):
+            self._read_one(process, processes)
+        shared = self._read_shared(anyway=is_full)
+        private = file_bytes = 0
+        for _, _, own, resident_shared, resident_file in processes:
+            private += own
+            file_bytes += resident_file
+            # Shared memory without a descriptor: System V, MAP_SHARED | MAP_ANONYMOUS.
+            # Each process may show the same pages, so a sum would be too much.
+            shared = max(shared, resident_shared)
+        self.processes = processes
+        return private + shared, private, shared, file_bytes, len(processes)
+
+    def _read_one(self, process: Process, processes: list[ProcessNumbers]) -> None:
+        try:
+            numbers = process.read_memory()
+        except OSError:
+            self._tree.pop(process.pid).close()
+            return
+        if numbers is not None and process.is_counted:
+            processes.append(numbers)
+
+    def _find_new(self, *, anyway: bool) -> list[Process]:
+        """Take up the processes that have started since, and return them."""
+        if self._has_last_pid and not anyway:
+            last_pid = read_last_pid()
+            if last_pid == self._last_pid:
+                return []
+            self._last_pid = last_pid
+        by_parent = None if self._has_lists else _scan_children()
+        found: list[Process] = []
+        queue = list(self._tree.values())
+        for parent in queue:
+            try:
+                if by_parent is None:
+                    children = parent.find_children()
+                else:
+                    children = by_parent.get(parent.pid, [])
+            except OSError:
+                continue
+            for pid in children:
+                if pid not in self._tree:
+                    try:
+                        child = Process(pid, parent)
+                    except OSError:
+                        continue
+                    self._tree[pid] = child
+                    found.append(child)
+                    queue.append(child)
+        return found
+
+    def _read_shared(self, *, anyway: bool) -> int:
+        """Add up the memory files of the tree, each inode once."""
+        inodes: dict[Inode, int] = {}
+        for process in self._tree.values():
+            if not process.is_counted:
+                continue
+            process.refresh_files(self._devices, anyway=anyway)
+            if not self._add_files(process, inodes):
+                process.refresh_files(self._devices, anyway=True)
+                self._add_files(process, inodes)
+            if process.is_hidden:
+                self.notes.add("The open files of some processes may not be read.")
+        self._folders.add_up(self._tree, inodes, anyway=anyway)
+        return sum(inodes.values())
+
+    @staticmethod
+    def _add_files(process: Process, inodes: dict[Inode, int]) -> bool:
+        """Add the files of one process; False if one of them is open no longer."""
+        is_current = True
+        for inode in process.files:
+            if inode not in inodes:
+                blocks = process.count_blocks(inode)
+                if blocks is None:
+                    is_current = False
+                else:
+                    inodes[inode] = blocks
+        return is_current

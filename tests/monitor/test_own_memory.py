@@ -1,0 +1,60 @@
+"""What a worker says about its own memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from skl_mmap.monitor import _own_memory, own_memory
+
+from .conftest import MIB, TOLERANCE_BYTES, Child, needs_proc
+
+
+@needs_proc
+def test_private_memory_of_this_process(make_child: Callable[..., Child]) -> None:
+    child = make_child(package=True)
+    before, with_data, after, reset = child.run(
+        "from skl_mmap.monitor import own_memory\n"
+        "before = own_memory(reset_peak=True)\n"
+        f"data = bytearray({32 * MIB}); with_data = own_memory()\n"
+        "del data; after = own_memory(); reset = own_memory(reset_peak=True)\n"
+        "answer = [(m.anonymous_bytes, m.resident_bytes, m.peak_bytes)"
+        " for m in (before, with_data, after, reset)]"
+    )
+    grown = pytest.approx(32 * MIB, abs=TOLERANCE_BYTES)
+    same = pytest.approx(0, abs=TOLERANCE_BYTES)
+    assert with_data[0] - before[0] == grown
+    assert with_data[1] - before[1] == grown
+    assert after[0] - before[0] == same
+    assert after[2] - before[2] == grown
+    assert reset[2] - before[2] == same
+    assert before[1] > before[0]
+
+
+@needs_proc
+def test_a_peak_that_cannot_be_reset_is_not_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = bytearray(64 * MIB)
+    del data
+    monkeypatch.setattr(_own_memory, "_peak", _own_memory._Peak())
+    assert own_memory().peak_bytes > own_memory().resident_bytes + 16 * MIB
+    monkeypatch.setattr(_own_memory, "_CLEAR_REFS", "/no/such/file")
+    memory = own_memory(reset_peak=True)
+    assert memory.peak_bytes == memory.resident_bytes
+    memory = own_memory()
+    assert memory.peak_bytes == memory.resident_bytes
+    monkeypatch.undo()
+    assert own_memory(reset_peak=True).peak_bytes > 0
+
+
+def test_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_own_memory, "is_readable", lambda: False)
+    before = own_memory(reset_peak=True)
+    data = bytearray(32 * MIB)
+    after = own_memory()
+    assert len(data) == 32 * MIB
+    grown = after.anonymous_bytes - before.anonymous_bytes
+    assert grown == pytest.approx(32 * MIB, abs=TOLERANCE_BYTES)
+    assert after.peak_bytes == after.resident_bytes > before.resident_bytes
