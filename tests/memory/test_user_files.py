@@ -142,3 +142,16 @@ def test_writable_files_are_found(path: Path) -> None:
     assert writable_memmap_of(np.load(path, mmap_mode="c")) is None
     assert writable_memmap_of(np.zeros(3)) is None
     del X
+
+
+def test_rows_of_an_unaligned_file_are_aligned(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    data = np.arange(16 * 512.0)
+    path.write_bytes(b"xyz" + data.tobytes())
+    X = np.memmap(path, dtype=np.float64, mode="r", offset=3)
+    handle, segment = shared_with(make_store(), X)
+    assert segment.identity == identity_of(path)
+    shared = rebuild_array(handle)
+    rows = np.r_[0:2048, 4096:8192]
+    assert_same(shared[rows], data[rows])
+    assert shared[rows].flags.aligned
