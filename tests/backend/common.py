@@ -1,0 +1,108 @@
+"""What the tests of the backend share; workers import it, so it stays light."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+
+import skl_mmap
+from skl_mmap.monitor import TaskRecord, listen, unlisten
+
+PACKAGE_FOLDER = Path(skl_mmap.__file__).parents[1]
+MEMFD_NAME = "memfd:skl_mmap"
+
+
+def use_mmap(**parameters: Any) -> Any:
+    """Make "mmap" the backend of a block; everything is shared unless told otherwise."""
+    parameters = {"n_jobs": 2, "min_bytes": 1, **parameters}
+    return joblib.parallel_config(backend="mmap", **parameters)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[TaskRecord]]:
+    """Collect what the workers say about their tasks."""
+    records: list[TaskRecord] = []
+    listen(records.append)
+    try:
+        yield records
+    finally:
+        # The very same bound method: a new one of the same list compares equal.
+        unlisten(records.append)
+
+
+def call_each(function: Callable[..., Any], *args: Any, n_tasks: int = 4) -> list[Any]:
+    """Call a function several times, each as a task and a batch of its own."""
+    parallel = joblib.Parallel(batch_size=1, pre_dispatch="all")
+    return list(parallel(joblib.delayed(function)(*args) for _ in range(n_tasks)))
+
+
+def list_own_memfds() -> list[str]:
+    """Return the shared segments that this process has open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if MEMFD_NAME in target:
+                found.append(f"{name} -> {target}")
+    return found
+
+
+def list_own_mappings() -> list[str]:
+    """Return the shared segments that this process has mapped."""
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        return [line for line in maps if MEMFD_NAME in line]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Wait for something that happens soon, and say whether it did."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def run_script(
+    folder: Path, code: str, *args: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in an interpreter of its own; it must end well."""
+    result = subprocess.run(
+        write_script(folder, code, *args),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=script_environment(environment),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def write_script(folder: Path, code: str, *args: str) -> list[str]:
+    """Write a program to a file, as workers need one, and return its command."""
+    path = folder / "script.py"
+    path.write_text(code, encoding="utf-8")
+    return [sys.executable, str(path), *args]
+
+
+def script_environment(more: dict[str, str] | None = None) -> dict[str, str]:
+    """Return an environment in which the package that is tested can be imported."""
+    paths = [str(PACKAGE_FOLDER), os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(filter(None, paths))
+    return {**os.environ, "PYTHONPATH": path, **(more or {})}
+
+
+def numbered_rows(n_rows: int, n_columns: int, dtype: Any = float) -> npt.NDArray[Any]:
+    """Return a matrix in which every element is different."""
+    numbers: npt.NDArray[Any] = np.arange(n_rows * n_columns, dtype=dtype)
+    return numbers.reshape(n_rows, n_columns)

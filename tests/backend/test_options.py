@@ -1,0 +1,344 @@
+"""Parameters are validated, and do what they say."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import pytest
+from joblib import Parallel, delayed
+
+from skl_mmap.exceptions import (
+    InvalidParameterError,
+    NotEnoughDiskError,
+    NotEnoughMemoryError,
+)
+from skl_mmap.memory import _placement, _segment
+from tests.backend.common import (
+    call_each,
+    list_own_mappings,
+    numbered_rows,
+    recorded,
+    run_script,
+    use_mmap,
+)
+
+Array = npt.NDArray[Any]
+
+BAD_PARAMETERS = [
+    ("min_bytes", -1, "min_bytes=-1 is not a size in bytes"),
+    ("min_bytes", "many", "min_bytes='many' is not a size in bytes"),
+    ("min_bytes", 1.5, "min_bytes=1.5 is not a size"),
+    ("min_bytes", True, "min_bytes=True is not a size"),
+    ("row_order", "random", "row_order='random' is not known"),
+    ("row_order", None, "row_order=None is not known"),
+    ("store", "cloud", "store='cloud' is not an existing folder"),
+    ("store", 3, "store=3 does not say where"),
+    ("store", None, "store=None does not say where"),
+    ("idle_worker_timeout", 0, "idle_worker_timeout=0 is not a time"),
+    ("idle_worker_timeout", -1.0, "idle_worker_timeout=-1.0 is not a time"),
+    ("idle_worker_timeout", "1", "idle_worker_timeout='1' is not a time"),
+    ("row_ordr", "any", "no parameter 'row_ordr'"),
+]
+BAD_MODES = [("mmap_mode", mode) for mode in ("r+", "w+", "x", 1)]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), BAD_PARAMETERS)
+@pytest.mark.parametrize(
+    "use", [joblib.parallel_backend, joblib.parallel_config], ids=["backend", "config"]
+)
+def test_bad_parameter_is_refused_at_once(
+    use: Any, name: str, value: Any, message: str
+) -> None:
+    with pytest.raises(InvalidParameterError, match=message):
+        use("mmap", n_jobs=2, **{name: value})
+
+
+@pytest.mark.parametrize(("name", "value", "message"), BAD_PARAMETERS)
+def test_bad_parameter_of_parallel_is_refused(
+    name: str, value: Any, message: str
+) -> None:
+    parallel = Parallel(n_jobs=2, backend="mmap", **{name: value})
+    with pytest.raises(InvalidParameterError, match=message):
+        parallel(delayed(abs)(i) for i in range(2))
+    with use_mmap():
+        assert call_each(abs, -1) == [1] * 4
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_MODES)
+def test_mode_in_which_tasks_share_their_writes_is_refused(
+    name: str, value: Any
+) -> None:
+    with pytest.raises(InvalidParameterError, match="mmap_mode="):
+        joblib.parallel_backend("mmap", n_jobs=2, mmap_mode=value)
+    with (
+        joblib.parallel_config(backend="mmap", n_jobs=2, mmap_mode=value),
+        pytest.raises(InvalidParameterError, match="mmap_mode="),
+    ):
+        call_each(abs, -1)
+
+
+def test_folder_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (file, tmp_path / "missing"):
+        with pytest.raises(InvalidParameterError, match="not an existing folder"):
+            joblib.parallel_backend("mmap", store=folder)
+
+
+def test_bad_parameters_are_value_errors_too() -> None:
+    with pytest.raises(ValueError, match="row_order"):
+        joblib.parallel_backend("mmap", row_order="no")
+
+
+def describe_input(X: Array) -> tuple[bool, bool]:
+    """Whether an array is shared, and whether it can be written to."""
+    address = X.__array_interface__["data"][0]
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        for line in maps:
+            start, stop = (int(number, 16) for number in line.split()[0].split("-"))
+            if start <= address < stop:
+                return len(line.split()) > 5, X.flags.writeable
+    raise AssertionError("no memory at all")
+
+
+def ask(**parameters: Any) -> tuple[bool, bool]:
+    """Send 64 KiB to a task, and return what it says about them."""
+    parallel = Parallel(n_jobs=2, backend="mmap", **parameters)
+    [described] = parallel([delayed(describe_input)(np.zeros(8192))])
+    return described  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "is_shared"),
+    [
+        ({}, False),
+        ({"min_bytes": 1}, True),
+        ({"min_bytes": "64K"}, True),
+        ({"min_bytes": "65K"}, False),
+        ({"min_bytes": None}, False),
+        ({"max_nbytes": 1}, True),
+        ({"max_nbytes": "1K"}, True),
+        ({"max_nbytes": "2M"}, False),
+        ({"max_nbytes": None, "min_bytes": 1}, True),
+        ({"max_nbytes": None}, False),
+    ],
+    ids=str,
+)
+def test_size_from_which_arrays_are_shared(
+    parameters: dict[str, Any], is_shared: bool
+) -> None:
+    assert ask(**parameters) == (is_shared, True)
+
+
+def test_parameters_of_the_block_and_of_parallel_come_together() -> None:
+    with joblib.parallel_config(backend="mmap", n_jobs=2, min_bytes=1):
+        [described] = Parallel()([delayed(describe_input)(np.zeros(8192))])
+        assert described == (True, True)
+        [described] = Parallel(max_nbytes=None)(
+            [delayed(describe_input)(np.zeros(8192))]
+        )
+        assert described == (False, True)
+    with joblib.parallel_config(backend="mmap", n_jobs=2, max_nbytes=1):
+        [described] = Parallel()([delayed(describe_input)(np.zeros(8192))])
+        assert described == (True, True)
+
+
+@pytest.mark.parametrize("use", [joblib.parallel_backend, joblib.parallel_config])
+def test_read_only_mode_is_set_for_a_block(use: Any) -> None:
+    with use("mmap", n_jobs=2, mmap_mode="r", min_bytes=1):
+        [described] = Parallel()([delayed(describe_input)(np.zeros(8192))])
+    assert described == (True, False)
+
+
+def test_nothing_is_shared_when_no_size_is_large_enough() -> None:
+    X, train = numbered_rows(4000, 50), np.r_[0:1000, 2000:4000]
+    with use_mmap(min_bytes=None, row_order="any"), recorded() as records:
+        results = call_each(count_shared, X, train)
+    assert results == [0] * 4
+    assert sum(record.mapped_bytes for record in records) == 0
+
+
+def count_shared(X: Array, train: Array) -> int:
+    return len(list_own_mappings())
+
+
+def fold_sum(X: Array, train: Array) -> float:
+    return float((X[train] * np.arange(len(train))[:, np.newaxis]).sum())
+
+
+STORES: dict[str, Callable[[Path], Any]] = {
+    "auto": lambda folder: "auto",
+    "memory": lambda folder: "memory",
+    "disk": lambda folder: "disk",
+    "folder": lambda folder: folder,
+    "text": lambda folder: str(folder),
+}
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_results_do_not_depend_on_the_store(tmp_path: Path, store: str) -> None:
+    X, train = numbered_rows(4000, 50), np.r_[0:1000, 2000:4000]
+    with use_mmap(store=STORES[store](tmp_path)), recorded() as records:
+        results = call_each(fold_sum, X, train)
+        assert list(tmp_path.iterdir()) == []
+    assert results == [fold_sum(X, train)] * 4
+    assert sum(record.mapped_bytes for record in records) > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def list_files_mapped_in(X: Array, folder: str) -> int:
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        return sum(folder in line for line in maps)
+
+
+@pytest.mark.parametrize("parameter", ["store", "temp_folder"])
+def test_folder_is_the_one_asked_for(tmp_path: Path, parameter: str) -> None:
+    X = numbered_rows(4000, 50)
+    store = {"store": "disk"} if parameter == "temp_folder" else {}
+    with use_mmap(**store, **{parameter: str(tmp_path)}):
+        counts = call_each(list_files_mapped_in, X, str(tmp_path))
+    assert counts == [1] * 4
+
+
+def test_error_of_too_little_memory_reaches_the_caller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X = numbered_rows(4000, 50)
+    with use_mmap(store="memory"):
+        with monkeypatch.context() as patch:
+            patch.setattr(_placement, "available_memory_bytes", lambda: 1000)
+            with pytest.raises(NotEnoughMemoryError, match=r"needs 1\.5 MiB for"):
+                call_each(np.sum, X)
+        assert call_each(np.sum, X) == [X.sum()] * 4
+
+
+def test_little_memory_is_left_alone_by_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    X = numbered_rows(4000, 50)
+    monkeypatch.setattr(_placement, "available_memory_bytes", lambda: 1000)
+    with use_mmap(temp_folder=str(tmp_path)):
+        assert call_each(list_files_mapped_in, X, str(tmp_path)) == [1] * 4
+
+
+def refuse_room(*args: Any) -> None:
+    raise OSError(28, os.strerror(28))
+
+
+def test_error_of_a_full_disk_reaches_the_caller(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    X = numbered_rows(4000, 50)
+    with use_mmap(store=tmp_path):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "posix_fallocate", refuse_room)
+            with pytest.raises(NotEnoughDiskError, match="has no room for"):
+                call_each(np.sum, X)
+        assert call_each(np.sum, X) == [X.sum()] * 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_vanishes_is_an_error_of_the_system(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    X = numbered_rows(4000, 50)
+    with use_mmap(store=folder):
+        folder.rmdir()
+        with pytest.raises(OSError, match=r"folder"):
+            call_each(np.sum, X)
+
+
+def test_too_many_open_files_mean_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> int:
+        raise OSError(24, os.strerror(24))
+
+    X = numbered_rows(4000, 50)
+    monkeypatch.setattr(_segment.os, "memfd_create", refuse)
+    with use_mmap():
+        assert call_each(np.sum, X) == [X.sum()] * 4
+        assert call_each(count_shared, X, np.arange(9000)) == [0] * 4
+
+
+PORTABLE_SCRIPT = """
+import os, sys
+import numpy as np
+import skl_mmap
+from joblib import Parallel, delayed, parallel_config
+from skl_mmap.memory import can_remap
+from skl_mmap.monitor import listen
+
+def select(X, train):
+    part = X[train]
+    part[0] = -1.0
+    X[5] = -2.0
+    return part
+
+if __name__ == "__main__":
+    folder = sys.argv[1]
+    X, records = np.arange(200_000.0).reshape(-1, 50), []
+    train = np.r_[0:1000, 1801:4000]
+    listen(records.append)
+    for parameters in ({}, {"row_order": "any"}, {"store": "disk"}):
+        with parallel_config(
+            backend="mmap", n_jobs=2, min_bytes=1, temp_folder=folder, **parameters
+        ):
+            for change in range(2):
+                X[7] += change
+                parts = Parallel()(delayed(select)(X, train) for _ in range(4))
+                expected = X[train]
+                expected[0] = -1.0
+                expected[5] = X[5]
+                for part in parts:
+                    assert sorted(part[1:].ravel()) == sorted(expected[1:].ravel())
+            assert len(os.listdir(folder)) <= 3
+        del part
+        parts = None
+        assert os.listdir(folder) == [], os.listdir(folder)
+    assert X[0, 0] == 0 and X[5, 0] == 250
+    print(can_remap(), sum(record.mapped_bytes for record in records))
+"""
+
+
+def test_without_remapping_results_are_the_same_and_folds_copied(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    outputs = [
+        run_script(
+            tmp_path,
+            PORTABLE_SCRIPT,
+            str(folder),
+            environment={"SKL_MMAP_PORTABLE": value},
+        )
+        for value in ("1", "0")
+    ]
+    assert [output.stderr for output in outputs] == ["", ""]
+    assert outputs[0].stdout == "False 0\n"
+    can_remap, mapped_bytes = outputs[1].stdout.split()
+    assert can_remap == "True"
+    assert int(mapped_bytes) > 0
+    assert list(folder.iterdir()) == []
+
+
+def pid_after_nap(_: object = None) -> int:
+    return os.getpid()
+
+
+def test_workers_stop_when_they_have_nothing_to_do() -> None:
+    import psutil
+
+    from tests.backend.common import wait_until
+
+    with use_mmap(idle_worker_timeout=0.2):
+        pids = set(call_each(pid_after_nap))
+        assert wait_until(lambda: not any(map(psutil.pid_exists, pids)), seconds=20.0)
+        with contextlib.suppress(UserWarning):
+            assert call_each(abs, -3) == [3] * 4
