@@ -3,7 +3,7 @@
 joblib vendors loky and registers its context with multiprocessing under the name
 "loky". Importing the loky package puts another one there, and joblib's own backend
 would then talk to the wrong resource tracker: KeyErrors on stderr, and leaks. So the
-names are put back after the import, and our context is passed explicitly.
+names are given back to joblib after the import, and our context is passed explicitly.
 """
 
 from __future__ import annotations
@@ -14,32 +14,29 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from multiprocessing import context as mp_context
 from typing import Any
+
+import loky
+from joblib.externals.loky.backend import context as joblib_context
+from loky.backend.context import LokyContext
 
 from skl_mmap.backend._locks import EventSemaphore, has_eventfd
 
 __all__ = ["get_executor"]
 
-_CONTEXT_NAMES = ("loky", "loky_init_main")
 
+def _give_names_back() -> None:
+    """Register joblib's contexts again, whoever was imported first.
 
-@contextlib.contextmanager
-def _contexts_restored() -> Iterator[None]:
-    # No public name: multiprocessing offers no way to register a context, and loky
-    # assigns to this dictionary.
+    There is no public way: loky itself assigns to this dictionary.
+    """
     contexts: dict[str, Any] = mp_context._concrete_contexts  # type: ignore[attr-defined]
-    before = {name: contexts[name] for name in _CONTEXT_NAMES if name in contexts}
-    try:
-        yield
-    finally:
-        contexts.update(before)
+    contexts["loky"] = joblib_context.LokyContext()
+    contexts["loky_init_main"] = joblib_context.LokyInitMainContext()
 
 
-with _contexts_restored():
-    import loky
-    from loky.backend.context import LokyContext
+_give_names_back()
 
 
 class _Context(LokyContext):  # type: ignore[misc]

@@ -27,7 +27,7 @@ def page_order(
     Parameters
     ----------
     train : ndarray of shape (n_train_samples,), dtype=intp
-        Row indices of one train set, each at most once.
+        Row indices of one train set, each at most once; or a mask of all rows.
     row_bytes : int
         Bytes of one row of the array that will be indexed.
 
@@ -61,6 +61,9 @@ def page_order(
     >>> bool(np.all(np.sort(ordered) == train))
     True
     """
+    train = np.asarray(train)
+    if train.dtype == bool:
+        train = np.flatnonzero(train)
     runs = page_ordered_runs(train, row_bytes=row_bytes)
     if runs is None:
         return np.asarray(train, dtype=np.intp)
@@ -74,7 +77,6 @@ def page_order(
 
 def page_ordered_runs(train: npt.NDArray[np.integer], *, row_bytes: int) -> Runs | None:
     """Return the order of `page_order` as runs, or None if there is nothing to gain."""
-    train = np.asarray(train)
     if not len(train):
         return None
     unit = max(mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, row_bytes), _VECTOR_UNIT)

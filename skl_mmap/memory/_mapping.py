@@ -144,13 +144,13 @@ class Mapping:
 
     def is_unmodified(self, start: int, stop: int) -> bool:
         """Whether the bytes ``[start, stop)`` are still those of the segment."""
-        if not self.is_writable:
-            return True
         place = start
         for low, high in self.is_mapped_between(start, stop):
             if not self._copy_is_unmodified(place, low):
                 return False
-            if _libc.has_private_pages(self.address + low, high - low):
+            if self.is_writable and _libc.has_private_pages(
+                self.address + low, high - low
+            ):
                 return False
             place = high
         return self._copy_is_unmodified(place, stop)
@@ -243,7 +243,8 @@ def map_pieces(
     Returns
     -------
     Mapping or None
-        None if the kernel has no room for so many mappings (``vm.max_map_count``).
+        None if the kernel has no room for it: too many mappings
+        (``vm.max_map_count``), or too many addresses.
 
     Notes
     -----
@@ -259,13 +260,13 @@ def map_pieces(
     phase, lead = _choose_phase(shareable, alignment)
     n_bytes = pieces[-1].stop
     region_bytes = _round_up(n_bytes, _libc.PAGE_BYTES) + 2 * _libc.HUGE_PAGE_BYTES
-    region = _libc.reserve(region_bytes)
-    address = region + (lead - region) % _libc.HUGE_PAGE_BYTES
-    mapping = Mapping((region, region_bytes), address, pieces, segment, settings)
     try:
+        region = _libc.reserve(region_bytes)
+        address = region + (lead - region) % _libc.HUGE_PAGE_BYTES
+        mapping = Mapping((region, region_bytes), address, pieces, segment, settings)
         _fill(mapping, shareable, phase)
     except OSError:
-        return None  # the mapping goes away, and the caller copies
+        return None  # what was mapped goes away, and the caller copies
     return mapping
 
 

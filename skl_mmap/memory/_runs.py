@@ -69,11 +69,10 @@ def runs_of_index(
         runs[1:, 0] = rows[breaks]
         runs[:-1, 1] = rows[breaks - 1] + 1
         runs[-1, 1] = rows[-1] + 1
-        _append(parts, runs)
-        n_runs += len(runs)
-        if n_runs > max_runs + len(parts):
+        n_runs += _append(parts, runs)
+        if n_runs > max_runs:
             return None
-    return _joined(parts, max_runs)
+    return _joined(parts)
 
 
 def runs_of_mask(mask: npt.NDArray[np.bool_], *, max_runs: int) -> Runs | None:
@@ -87,26 +86,30 @@ def runs_of_mask(mask: npt.NDArray[np.bool_], *, max_runs: int) -> Runs | None:
         runs = np.stack((bounds[:-1], bounds[1:]), axis=1)
         runs = runs[0 if chunk[0] else 1 :: 2].astype(np.intp)
         if len(runs):
-            _append(parts, runs)
-            n_runs += len(runs)
-        if n_runs > max_runs + len(parts):
+            n_runs += _append(parts, runs)
+        if n_runs > max_runs:
             return None
-    return _joined(parts, max_runs)
+    return _joined(parts)
 
 
-def _append(parts: list[Runs], runs: Runs) -> None:
-    """Add the runs of the next chunk; a run may go on over the border."""
+def _append(parts: list[Runs], runs: Runs) -> int:
+    """Add the runs of the next chunk, and return how many more there are now.
+
+    The last run of the chunk before may go on over the border.
+    """
+    n_more = len(runs)
     if parts and parts[-1][-1, 1] == runs[0, 0]:
         runs[0, 0] = parts[-1][-1, 0]
         parts[-1] = parts[-1][:-1]
         if not len(parts[-1]):
             parts.pop()
+        n_more -= 1
     parts.append(runs)
+    return n_more
 
 
-def _joined(parts: list[Runs], max_runs: int) -> Runs | None:
-    runs = np.concatenate(parts) if parts else np.empty((0, 2), dtype=np.intp)
-    return runs if len(runs) <= max_runs else None
+def _joined(parts: list[Runs]) -> Runs:
+    return np.concatenate(parts) if parts else np.empty((0, 2), dtype=np.intp)
 
 
 def expand_runs(runs: Runs) -> Iterator[npt.NDArray[np.intp]]:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ __all__ = [
     "attach_segment",
     "create_range_segment",
     "create_segment",
+    "iterate_stored",
     "open_file_segment",
 ]
 
@@ -45,6 +47,7 @@ if sys.platform == "linux":
 
 # Enough for the kernel to work at full speed, little enough to stay interruptible.
 _FILL_CHUNK_BYTES = 64 << 20
+_WRITE_CHUNK_BYTES = 8 << 20
 _RANGE_CHUNK_ROWS = 1 << 16
 _NAME_PREFIX = "skl_mmap-"
 
@@ -317,49 +320,68 @@ def _fill_huge_pages(fd: int, data: npt.NDArray[Any]) -> int:
     if not front_bytes or not _is_contiguous(data):
         return 0
     reserved_bytes = front_bytes + _libc.HUGE_PAGE_BYTES
-    reserved = _libc.reserve(reserved_bytes)
+    try:
+        reserved = _libc.reserve(reserved_bytes)
+    except OSError:
+        return 0
     try:
         address = -(-reserved // _libc.HUGE_PAGE_BYTES) * _libc.HUGE_PAGE_BYTES
         _libc.map_file(address, front_bytes, fd, 0, writable=True, shared=True)
-        source = data.__array_interface__["data"][0]
-        for begin in range(0, front_bytes, _FILL_CHUNK_BYTES):
-            n_bytes = min(_FILL_CHUNK_BYTES, front_bytes - begin)
-            for huge_page in range(begin, begin + n_bytes, _libc.HUGE_PAGE_BYTES):
-                _libc.touch(address + huge_page)
-            if not _libc.advise(address + begin, n_bytes, _libc.MADV_COLLAPSE):
-                return begin
-            _libc.move(address + begin, source + begin, n_bytes)
-        return front_bytes
+        return _collapse_and_copy(data, address, front_bytes)
+    except OSError:
+        return 0  # no room for the mapping: all of it is written in small pages
     finally:
         _libc.unmap(reserved, reserved_bytes)
+
+
+def _collapse_and_copy(data: npt.NDArray[Any], address: int, n_bytes: int) -> int:
+    source = data.__array_interface__["data"][0]
+    for begin in range(0, n_bytes, _FILL_CHUNK_BYTES):
+        chunk_bytes = min(_FILL_CHUNK_BYTES, n_bytes - begin)
+        for huge_page in range(begin, begin + chunk_bytes, _libc.HUGE_PAGE_BYTES):
+            _libc.touch(address + huge_page)
+        if not _libc.advise(address + begin, chunk_bytes, _libc.MADV_COLLAPSE):
+            return begin
+        _libc.move(address + begin, source + begin, chunk_bytes)
+    return n_bytes
 
 
 def _is_contiguous(data: npt.NDArray[Any]) -> bool:
     return data.flags.c_contiguous or data.flags.f_contiguous
 
 
-def _write(fd: int, data: npt.NDArray[Any], begin: int, file_offset: int = 0) -> None:
-    """Write the bytes of `data` from `begin` on; contiguous ones without a copy."""
-    if not _is_contiguous(data):
-        _write_rows(fd, data)
+def iterate_stored(
+    data: npt.NDArray[Any], chunk_bytes: int, begin: int = 0
+) -> Iterator[tuple[int, int]]:
+    """Yield address and size of an array's bytes in the order they are stored in.
+
+    Contiguous arrays are walked through where they lie; of others, so many rows are
+    made contiguous at a time. `begin` skips bytes of a contiguous array.
+    """
+    if _is_contiguous(data):
+        address = data.__array_interface__["data"][0]
+        for start in range(begin, data.nbytes, chunk_bytes):
+            yield address + start, min(chunk_bytes, data.nbytes - start)
         return
-    address = data.__array_interface__["data"][0]
-    n_bytes = data.nbytes - begin
-    view = memoryview(_libc.bytes_at(address + begin, n_bytes))
-    _write_all(fd, view, file_offset + begin)
-
-
-def _write_rows(fd: int, data: npt.NDArray[Any]) -> None:
-    row_bytes = max(data.nbytes // len(data), 1)
-    n_rows = max(_FILL_CHUNK_BYTES // row_bytes, 1)
+    n_rows = chunk_bytes // (data.nbytes // len(data))
+    if n_rows == 0:  # rows larger than a chunk
+        for row in data:
+            yield from iterate_stored(np.ascontiguousarray(row), chunk_bytes)
+        return
     for start in range(0, len(data), n_rows):
         block = np.ascontiguousarray(data[start : start + n_rows])
-        view = memoryview(_libc.bytes_at(block.ctypes.data, block.nbytes))
-        _write_all(fd, view, start * row_bytes)
+        yield block.__array_interface__["data"][0], block.nbytes
+
+
+def _write(fd: int, data: npt.NDArray[Any], begin: int, file_offset: int = 0) -> None:
+    """Write the bytes of `data` from `begin` on."""
+    place = file_offset + begin
+    for address, n_bytes in iterate_stored(data, _WRITE_CHUNK_BYTES, begin):
+        _write_all(fd, memoryview(_libc.bytes_at(address, n_bytes)), place)
+        place += n_bytes
 
 
 def _write_all(fd: int, view: memoryview, offset: int) -> None:
     done = 0
     while done < len(view):
-        chunk = view[done : done + _FILL_CHUNK_BYTES]
-        done += os.pwrite(fd, chunk, offset + done)
+        done += os.pwrite(fd, view[done:], offset + done)

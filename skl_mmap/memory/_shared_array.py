@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap.memory._mapping import find_mapping
 from skl_mmap.memory._row_selection import select_rows
 
 __all__ = ["SharedArray"]
@@ -38,7 +40,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         joined = select_rows(self, key, SharedArray)
         if joined is not None:
             return joined
-        return self._plain_unless_view(super().__getitem__(key))
+        return _plain_unless_shared(super().__getitem__(key))
 
     def take(
         self,
@@ -56,14 +58,6 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
                 if joined is not None:
                     return joined
         return np.asarray(self).take(indices, axis=axis, out=out, mode=mode)
-
-    def copy(self, order: Any = "C") -> Any:
-        """Return a plain array with the same values."""
-        return np.asarray(self).copy(order=order)
-
-    def astype(self, *args: Any, **kwargs: Any) -> Any:
-        """Return a plain array of another dtype."""
-        return np.asarray(self).astype(*args, **kwargs)
 
     def __copy__(self) -> Any:
         return np.asarray(self).__copy__()
@@ -86,7 +80,32 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     def __reduce__(self) -> Any:
         return np.asarray(self).__reduce__()
 
-    def _plain_unless_view(self, result: Any) -> Any:
-        if type(result) is SharedArray and not np.may_share_memory(self, result):
-            return result.view(np.ndarray)
-        return result
+    def __array_function__(self, *arguments: Any) -> Any:
+        return _plain_unless_shared(super().__array_function__(*arguments))
+
+
+def _plain_unless_shared(result: Any) -> Any:
+    if type(result) is SharedArray and find_mapping(result) is None:
+        return result.view(np.ndarray)
+    return result
+
+
+def _delegate(name: str) -> Any:
+    """Make a method that works on, and returns, plain arrays."""
+    plain = getattr(np.ndarray, name)
+
+    @functools.wraps(plain)
+    def method(self: npt.NDArray[Any], *args: Any, **kwargs: Any) -> Any:
+        return plain(self.view(np.ndarray), *args, **kwargs)
+
+    return method
+
+
+# Methods with a result of their own that do not ask __array_wrap__.
+_PLAIN_METHODS = (
+    *("argmax", "argmin", "argpartition", "argsort", "astype", "choose", "compress"),
+    *("copy", "cumprod", "cumsum", "dot", "flatten", "nonzero", "repeat", "round"),
+    "searchsorted",
+)
+for _name in _PLAIN_METHODS:
+    setattr(SharedArray, _name, _delegate(_name))

@@ -25,12 +25,18 @@ from skl_mmap.memory import _libc
 from skl_mmap.memory._handles import ArrayHandle, describe
 from skl_mmap.memory._mapping import Settings
 from skl_mmap.memory._placement import Placement
-from skl_mmap.memory._segment import Segment, create_range_segment, create_segment
+from skl_mmap.memory._segment import (
+    Segment,
+    create_range_segment,
+    create_segment,
+    iterate_stored,
+)
 from skl_mmap.memory._user_files import describe_memmap
 
 __all__ = ["Store"]
 
-_COMPARE_CHUNK_BYTES = 64 << 20
+# Read and compared while it is in the cache of the processor.
+_COMPARE_CHUNK_BYTES = 256 << 10
 # Sharing this much takes longer than giving freed memory back (up to 10 ms).
 _TRIM_BYTES = 32 << 20
 
@@ -44,13 +50,13 @@ class _Entry:
         # Kept as long as the source lives; see adopt().
         self.segment: Segment | None = None
         self.source: weakref.ref[Any] | None = None
-        self.address = 0
+        self.place: tuple[Any, ...] = ()
         self.epoch = epoch
         self.adopt(array, segment, epoch)
 
     def adopt(self, array: npt.NDArray[Any], segment: Segment, epoch: int) -> None:
         """Tie the segment's life to this array's memory."""
-        self.address = array.__array_interface__["data"][0]
+        self.place = _place_of(array)
         self.epoch = epoch
         self.segment = segment
         # The callback runs at any moment, so it takes no lock and only lets go.
@@ -63,13 +69,12 @@ class _Entry:
         source = weakref.ref(_owner_of(array), let_go)
         self.source = source
 
-    def is_same(self, array: npt.NDArray[Any], epoch: int) -> bool:
-        """Whether this is the very array, and cannot have changed since."""
+    def is_of(self, array: npt.NDArray[Any]) -> bool:
+        """Whether this was made from the same elements in memory."""
         return (
-            self.epoch == epoch
-            and self.source is not None
+            self.source is not None
             and self.source() is _owner_of(array)
-            and self.address == array.__array_interface__["data"][0]
+            and self.place == _place_of(array)
         )
 
 
@@ -168,11 +173,14 @@ class Store:
             alive.append(entry)
             if found is not None or entry.layout != layout:
                 continue
-            if entry.is_same(array, self._epoch):
+            is_of_array = entry.is_of(array)
+            if is_of_array and entry.epoch == self._epoch:
                 found = segment
             elif _holds(segment, array):
                 entry.adopt(array, segment, self._epoch)
                 found = segment
+            elif is_of_array:
+                entry.segment = None  # an old version: only tasks may still need it
         self._entries = alive
         return found
 
@@ -230,38 +238,21 @@ def _stored_strides(array: npt.NDArray[Any]) -> tuple[int, ...]:
     return tuple(reversed(strides)) if order == "C" else tuple(strides)
 
 
+def _place_of(array: npt.NDArray[Any]) -> tuple[Any, ...]:
+    return array.__array_interface__["data"][0], array.strides
+
+
 def _layout_of(array: npt.NDArray[Any]) -> tuple[Any, ...]:
     return array.shape, _stored_strides(array), array.dtype
 
 
 def _holds(segment: Segment, array: npt.NDArray[Any]) -> bool:
     """Whether a segment holds exactly the bytes of an array."""
-    if not _libc.can_remap():
-        return False
-    region = _libc.reserve(-(-segment.n_bytes // _libc.PAGE_BYTES) * _libc.PAGE_BYTES)
-    try:
-        _libc.map_file(region, segment.n_bytes, segment.fd, 0, writable=False)
-        if array.flags.c_contiguous or array.flags.f_contiguous:
-            address = array.__array_interface__["data"][0]
-            return all(
-                _libc.compare(
-                    region + begin,
-                    address + begin,
-                    min(_COMPARE_CHUNK_BYTES, array.nbytes - begin),
-                )
-                for begin in range(0, array.nbytes, _COMPARE_CHUNK_BYTES)
-            )
-        return _holds_rows(region, array)
-    finally:
-        _libc.unmap(region, segment.n_bytes)
-
-
-def _holds_rows(address: int, array: npt.NDArray[Any]) -> bool:
-    row_bytes = array.nbytes // len(array)
-    n_rows = max(_COMPARE_CHUNK_BYTES // max(row_bytes, 1), 1)
-    for start in range(0, len(array), n_rows):
-        block = np.ascontiguousarray(array[start : start + n_rows])
-        place = address + start * row_bytes
-        if not _libc.compare(place, block.ctypes.data, block.nbytes):
+    buffer = np.empty(min(_COMPARE_CHUNK_BYTES, segment.n_bytes), dtype=np.uint8)
+    offset = 0
+    for address, n_bytes in iterate_stored(array, _COMPARE_CHUNK_BYTES):
+        segment.read_into(buffer.ctypes.data, n_bytes, offset)
+        if not _libc.compare(buffer.ctypes.data, address, n_bytes):
             return False
+        offset += n_bytes
     return True

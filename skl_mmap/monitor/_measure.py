@@ -262,8 +262,9 @@ def measure(
     Notes
     -----
     Starting takes about 0.1 s, before the first reading. A reading of seven processes
-    takes about 1 ms on a busy machine: 7 % of a core at 10 ms, 5 % at 20 ms. A peak that is shorter than the interval can be missed. May be nested and used in
-    several threads; each block has a sampler of its own, and no sampler is counted.
+    takes about 1 ms on a busy machine: 7 % of a core at 10 ms, 5 % at 20 ms. A peak
+    that is shorter than the interval can be missed. Blocks may be nested and run in
+    several threads; each has a sampler of its own, and no sampler is counted.
 
     Committed memory is the sum of RssAnon and VmSwap (proc_pid_status(5)) and the
     allocated blocks of all files in memory that the tree has open. Summed RSS would
@@ -272,8 +273,9 @@ def measure(
     only the pages that are no longer its parent's are counted; in its first quarter
     of a second, only its growth.
 
-    Not covered: huge pages of hugetlbfs, page tables, GPU memory, the largest but one
-    of several shared memories that have no file descriptor.
+    Not covered: huge pages of hugetlbfs, page tables, GPU memory. Shared memory that
+    has no file descriptor (System V, ``MAP_SHARED | MAP_ANONYMOUS``) counts only as
+    far as one process has more of it than there is in all files together.
 
     Examples
     --------
