@@ -23,7 +23,7 @@ MEMFD_NAME = "memfd:skl_mmap"
 
 
 def use_mmap(**parameters: Any) -> Any:
-    """Make "mmap" the backend of a block; everything is shared unless told otherwise."""
+    """Make "mmap" the backend of a block; share everything unless told otherwise."""
     parameters = {"n_jobs": 2, "min_bytes": 1, **parameters}
     return joblib.parallel_config(backend="mmap", **parameters)
 

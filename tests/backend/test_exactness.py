@@ -79,9 +79,9 @@ def assert_identical(actual: Any, expected: Any) -> None:
         assert len(actual) == len(expected)
         for one, other in zip(actual, expected, strict=True):
             assert_identical(one, other)
-    elif isinstance(expected, np.ma.MaskedArray):
-        assert_identical(actual.tolist(), expected.tolist())
-    elif isinstance(expected, np.ndarray) and expected.dtype.hasobject:
+    elif isinstance(expected, np.ma.MaskedArray) or (
+        isinstance(expected, np.ndarray) and expected.dtype.hasobject
+    ):
         assert_identical(actual.tolist(), expected.tolist())
     elif isinstance(expected, np.ndarray):
         assert actual.dtype == expected.dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import multiprocessing
@@ -185,7 +186,7 @@ def test_threads_of_libraries_are_limited() -> None:
         assert call_each(read_thread_limits, n_tasks=2) == [{"3"}] * 2
 
 
-class Failure(Exception):
+class TaskError(Exception):
     """An error of the user's, with an attribute."""
 
     def __init__(self, message: str = "", code: int = 0) -> None:
@@ -193,14 +194,14 @@ class Failure(Exception):
         self.code = code
 
 
-class PickyFailure(Exception):
+class PickyError(Exception):
     """Cannot be made from its `args`, as pickle would."""
 
     def __init__(self, first: str, second: str) -> None:
         super().__init__(f"{first} and {second}")
 
 
-class LockedFailure(Exception):
+class LockedError(Exception):
     def __init__(self) -> None:
         super().__init__("locked")
         self.lock = threading.Lock()
@@ -214,12 +215,12 @@ def fail_because(_: object) -> None:
     try:
         raise KeyError("the reason")
     except KeyError as error:
-        raise Failure("the consequence", 3) from error
+        raise TaskError("the consequence", 3) from error
 
 
 def test_error_has_its_type_message_attributes_and_remote_traceback() -> None:
     with use_mmap():
-        with pytest.raises(Failure, match="the consequence") as caught:
+        with pytest.raises(TaskError, match="the consequence") as caught:
             call_each(fail_because, numbered_rows(100, 64))
         assert caught.value.code == 3
         text = str(caught.value.__cause__)
@@ -230,23 +231,23 @@ def test_error_has_its_type_message_attributes_and_remote_traceback() -> None:
 
 def test_error_that_cannot_be_sent_is_named() -> None:
     with use_mmap():
-        with pytest.raises(RuntimeError, match="LockedFailure") as caught:
-            call_each(fail_with, LockedFailure)
+        with pytest.raises(RuntimeError, match="LockedError") as caught:
+            call_each(fail_with, LockedError)
         assert "in fail_with" in str(caught.value.__cause__)
         assert_workers_work()
 
 
 def test_error_that_cannot_be_rebuilt_is_named() -> None:
     with use_mmap():
-        with pytest.raises(Exception, match=r"PickyFailure|this and that") as caught:
-            call_each(fail_with, PickyFailure, "this", "that")
+        with pytest.raises(Exception, match=r"PickyError|this and that") as caught:
+            call_each(fail_with, PickyError, "this", "that")
         assert "in fail_with" in str(caught.value.__cause__)
         assert "this and that" in str(caught.value.__cause__)
         assert_workers_work()
 
 
 def fail_while_unpickled() -> Any:
-    raise Failure("cannot be loaded")
+    raise TaskError("cannot be loaded")
 
 
 class Unloadable:
@@ -260,7 +261,7 @@ def make_unloadable() -> Unloadable:
 
 def test_argument_that_cannot_be_loaded_is_an_error_of_its_task() -> None:
     with use_mmap():
-        with pytest.raises(Failure, match="cannot be loaded") as caught:
+        with pytest.raises(TaskError, match="cannot be loaded") as caught:
             call_each(process_of, Unloadable())
         assert "in fail_while_unpickled" in str(caught.value.__cause__)
         assert_workers_work()
@@ -268,7 +269,7 @@ def test_argument_that_cannot_be_loaded_is_an_error_of_its_task() -> None:
 
 def test_result_that_cannot_be_loaded_is_an_error() -> None:
     with use_mmap():
-        with pytest.raises(Failure, match="cannot be loaded"):
+        with pytest.raises(TaskError, match="cannot be loaded"):
             call_each(make_unloadable)
         assert_workers_work()
 
@@ -325,16 +326,14 @@ def test_killed_worker_between_two_calls_is_replaced() -> None:
         [pid] = call_each(process_of, n_tasks=1)
         os.kill(pid, signal.SIGKILL)
         # The pool may notice before or after the next task was sent.
-        try:
+        with contextlib.suppress(TerminatedWorkerError):
             call_each(process_of)
-        except TerminatedWorkerError:
-            pass
         assert_workers_work()
 
 
 def append_line(path: str, is_first: bool) -> None:
     if is_first:
-        raise Failure("the first of all")
+        raise TaskError("the first of all")
     time.sleep(0.2)
     with open(path, "a", encoding="utf-8") as file:
         file.write("done\n")
@@ -344,7 +343,7 @@ def test_failing_task_stops_the_others(tmp_path: Path) -> None:
     path = tmp_path / "done"
     path.touch()
     with use_mmap():
-        with pytest.raises(Failure, match="the first of all"):
+        with pytest.raises(TaskError, match="the first of all"):
             Parallel(batch_size=1, pre_dispatch="all")(
                 delayed(append_line)(str(path), i == 0) for i in range(60)
             )
@@ -493,23 +492,24 @@ import numpy as np
 class Point:
     x: float
 
-class Failure(Exception):
+class TaskError(Exception):
     pass
 
 def make(X):
     return Point(float(X.sum()))
 
 def fail(X):
-    raise Failure("mine", 5)
+    raise TaskError("mine", 5)
 
 if __name__ == "__main__":
     X = np.ones((1000, 200))
     with parallel_config(backend="mmap", n_jobs=2):
         assert Parallel()(delayed(make)(X) for _ in range(3)) == [Point(2e5)] * 3
-        assert Parallel()(delayed(lambda p: p.x + 1)(Point(i)) for i in range(2)) == [1, 2]
+        add = lambda point: point.x + 1
+        assert Parallel()(delayed(add)(Point(i)) for i in range(2)) == [1, 2]
         try:
             Parallel()(delayed(fail)(X) for _ in range(3))
-        except Failure as error:
+        except TaskError as error:
             assert error.args == ("mine", 5)
             assert "in fail" in str(error.__cause__)
             print("done")

@@ -272,6 +272,6 @@ if __name__ == "__main__":
 def test_interpreter_ends_while_everything_is_in_use(tmp_path: Path) -> None:
     result = run_script(tmp_path, FORGETFUL, environment={"TMPDIR": str(tmp_path)})
     assert result.stdout == "done\n"
-    assert "Error" not in result.stderr, result.stderr
-    assert "leaked" not in result.stderr
+    # joblib itself tells that tasks were abandoned, with either backend.
+    assert "resource_tracker" not in result.stderr, result.stderr
     assert wait_until(lambda: os.listdir(tmp_path) == ["script.py"])

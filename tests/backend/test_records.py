@@ -24,8 +24,8 @@ N_ROWS, N_COLUMNS = 100_000, 50
 N_SPLITS = 5
 
 
-@pytest.fixture(scope="module")
-def X() -> Array:
+@pytest.fixture(scope="module", name="X")
+def make_matrix() -> Array:
     return numbered_rows(N_ROWS, N_COLUMNS)
 
 
@@ -66,9 +66,8 @@ def fail() -> None:
 
 
 def test_failed_batch_has_a_record_too() -> None:
-    with use_mmap(), recorded() as records:
-        with pytest.raises(ValueError, match="no"):
-            call_each(fail, n_tasks=1)
+    with use_mmap(), recorded() as records, pytest.raises(ValueError, match="no"):
+        call_each(fail, n_tasks=1)
     assert len(records) == 1
 
 
