@@ -92,6 +92,24 @@ def test_one_changed_byte_is_never_lost(data: st.DataObject) -> None:
     assert describe(view[::-1]) is None
 
 
+def test_changed_bytes_at_seams_and_ends_are_never_lost() -> None:
+    # Three parts that are mapped, with copied bytes at both seams.
+    plain = np.zeros(12 * PAGE_BYTES, dtype=np.uint8)
+    rows = np.r_[
+        100 : 3 * PAGE_BYTES - 5,
+        4 * PAGE_BYTES - 5 : 7 * PAGE_BYTES + 1,
+        8 * PAGE_BYTES + 1 : 11 * PAGE_BYTES - 1,
+    ]
+    borders = np.flatnonzero((rows + 8) % PAGE_BYTES < 16)
+    for position in np.r_[0, borders, len(rows) - 1]:
+        joined = share_one(plain)[rows]
+        assert mapped_bytes(joined) > 6 * PAGE_BYTES
+        assert describe(joined) is not None
+        joined[position] = 1
+        assert describe(joined) is None
+        assert describe(joined[::-1]) is None
+
+
 def test_parts_that_were_not_written_to_are_described() -> None:
     shared = share_one(np.zeros((8, PAGE_BYTES), dtype=np.uint8))
     shared[0] = 1
