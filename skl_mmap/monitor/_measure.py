@@ -103,14 +103,15 @@ class _SamplerProcess:
         return results
 
     def end(self) -> None:
-        """Leave no process and no open pipe behind, whatever has happened."""
+        """Leave no process and no open pipe behind, whatever has happened.
+
+        In a process forked inside the block there is no such child to wait for, which
+        Popen takes for the end of it.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()
-        if os.getpid() != self._owner:
-            self._process.returncode = 0  # not our child: never wait for it
-            return
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1.0)
             return

@@ -59,10 +59,24 @@ def retry(test: Callable[..., None]) -> Callable[..., None]:
     return try_again
 
 
-def run_worker(n_bytes: int, seconds: float) -> subprocess.Popen[bytes]:
-    """Start a worker that soon ends: it holds some memory for a short time."""
-    code = f"import time; data = bytearray({n_bytes}); time.sleep({seconds})"
-    return subprocess.Popen([sys.executable, "-I", "-S", "-c", code])
+def run_workers(n_workers: int, n_bytes: int) -> list[int]:
+    """Run workers until all of them hold some memory; return their numbers."""
+    code = f"data = bytearray({n_bytes}); print(1, flush=True); input()"
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(n_workers)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+    time.sleep(0.2)
+    for worker in workers:
+        worker.communicate(b"\n")
+    return [worker.pid for worker in workers]
 
 
 def list_samplers() -> list[psutil.Process]:
@@ -91,15 +105,14 @@ class TestPeak:
         assert report.baseline_bytes > len(data)
         assert report.peak_growth_bytes < TOLERANCE_BYTES
 
+    @retry
     def test_workers_that_start_and_end_within_the_block(self) -> None:
         with measure() as report:
-            workers = [run_worker(32 * MIB, 0.3) for _ in range(2)]
-            for worker in workers:
-                worker.wait()
+            workers = run_workers(2, 32 * MIB)
         assert 64 * MIB < report.peak_growth_bytes < 80 * MIB
         assert report.peak.n_processes == report.timeline[0].n_processes + 2
         pids = {process.pid for process in report.peak.processes}
-        assert {os.getpid(), *(worker.pid for worker in workers)} <= pids
+        assert {os.getpid(), *workers} <= pids
         assert report.timeline[-1].n_processes == report.timeline[0].n_processes
 
     @retry
@@ -124,15 +137,18 @@ class TestPeak:
         assert total == 0
         assert report.peak_growth_bytes >= 60 * MIB
 
-    def test_starting_a_process_does_not_count_the_memory_twice(self) -> None:
-        data = bytearray(64 * MIB)
+    def test_starting_a_process_does_not_count_the_memory_twice(
+        self, make_child: MakeChild
+    ) -> None:
+        child = make_child()
+        child.run(f"import subprocess, time; data = bytearray({64 * MIB})")
         with measure(interval_seconds=0.005) as report:
-            for _ in range(3):
-                subprocess.run(
-                    ["true"], check=True, preexec_fn=lambda: time.sleep(0.05)
-                )
-        assert len(data) == 64 * MIB
-        assert any(reading.n_processes > 1 for reading in report.timeline)
+            child.run(
+                "for _ in range(3):\n"
+                "    subprocess.run(['true'], preexec_fn=lambda: time.sleep(0.05))"
+            )
+        n_processes = report.timeline[0].n_processes
+        assert any(reading.n_processes > n_processes for reading in report.timeline)
         assert report.peak_growth_bytes < 16 * MIB
 
 
@@ -333,14 +349,14 @@ class TestParameters:
 class TestUniqueSetSizes:
     """The stand-in for systems without /proc."""
 
+    @retry
     def test_private_memory_of_the_tree(self) -> None:
         with measure(method="uss") as report:
-            worker = run_worker(32 * MIB, 0.5)
-            worker.wait()
+            (worker,) = run_workers(1, 32 * MIB)
         assert report.method == "uss"
         assert 30 * MIB < report.peak_growth_bytes < 64 * MIB
         assert report.peak.shared_bytes == 0
-        assert {worker.pid, os.getpid()} <= {p.pid for p in report.peak.processes}
+        assert {worker, os.getpid()} <= {p.pid for p in report.peak.processes}
         assert report.notes == (
             "Unique set sizes leave out all memory that two processes share.",
         )

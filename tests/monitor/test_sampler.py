@@ -78,14 +78,18 @@ class TestTimeLine:
         assert seconds == [3.0, 7.0, 11.0, 13.0]
 
 
+def make_command(*options: str) -> list[str]:
+    arguments = [str(os.getpid()), "0.01", "committed", "", "/dev/shm"]
+    return [
+        *(sys.executable, "-I", "-S", *options, _sampler.__file__),
+        *(*arguments, _process.SAMPLER_MARK),
+    ]
+
+
 def run_sampler(*options: str) -> subprocess.CompletedProcess[bytes]:
     """Run a sampler that finds its input closed as soon as it is ready."""
-    arguments = [str(os.getpid()), "0.01", "committed", "", "/dev/shm"]
     return subprocess.run(
-        [
-            *(sys.executable, "-I", "-S", *options, _sampler.__file__),
-            *(*arguments, _process.SAMPLER_MARK),
-        ],
+        make_command(*options),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=True,
@@ -109,6 +113,24 @@ def test_imports_next_to_nothing() -> None:
 def test_ends_without_a_word_when_its_input_ends() -> None:
     result = run_sampler()
     assert result.stdout == _sampler.READY
+    assert result.stderr == b""
+
+
+@needs_proc
+def test_ends_without_a_word_when_nobody_reads_its_output() -> None:
+    receive, send = os.pipe()
+    os.close(receive)
+    try:
+        result = subprocess.run(
+            make_command(),
+            stdin=subprocess.DEVNULL,
+            stdout=send,
+            stderr=subprocess.PIPE,
+            check=True,
+            timeout=60,
+        )
+    finally:
+        os.close(send)
     assert result.stderr == b""
 
 
