@@ -98,6 +98,19 @@ class TestPrivate:
         after = read_committed(child.pid)
         assert after.committed_bytes - before.committed_bytes == close_to(16 * MIB)
 
+    def test_swapped_memory_stays_private(
+        self, child: Child, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        text = b"Name:\tR\nRssAnon:\t 8 kB\nRssFile:\t 4 kB\nRssShmem:\t 2 kB\n"
+        process = _process.Process(child.pid)
+        monkeypatch.setattr(_process, "read_file", lambda *_, **__: text)
+        without_swap = process.read_memory()
+        text += b"VmSwap:\t 16 kB\n"
+        with_swap = process.read_memory()
+        process.close()
+        assert without_swap == (child.pid, "R", 8 * 1024, 2 * 1024, 4 * 1024)
+        assert with_swap == (child.pid, "R", 24 * 1024, 2 * 1024, 4 * 1024)
+
 
 class TestShared:
     def test_unmapped_memfd_is_counted_once(
