@@ -45,7 +45,7 @@ def assert_same_outcome(ours: Callable[[], Any], numpys: Callable[[], Any]) -> N
         assert str(error) == str(expected_error)
 
 
-@strategies.examples(500)
+@strategies.examples(300)
 @given(data=st.data())
 def test_brackets_do_what_numpy_does(data: st.DataObject) -> None:
     array = data.draw(strategies.arrays())

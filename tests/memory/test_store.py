@@ -46,7 +46,7 @@ def flip_one_byte(array: np.ndarray[Any, Any], item: int, byte: int) -> None:
     array[position] = changed[0]
 
 
-@strategies.examples(150)
+@strategies.examples(100)
 @given(data=st.data())
 def test_one_byte_changed_between_two_calls_is_seen(data: st.DataObject) -> None:
     dtype = np.dtype(data.draw(st.sampled_from(["u1", "i2", "i8", "S5"])))
@@ -117,7 +117,7 @@ def test_views_of_the_same_shape_at_the_same_place_are_told_apart() -> None:
             assert_same_values(rebuild_array(handle), view)
 
 
-@strategies.examples(60)
+@strategies.examples(30)
 @given(data=st.data())
 def test_views_of_one_array_within_one_call(data: st.DataObject) -> None:
     base = np.arange(60 * 6, dtype="i4").reshape(60, 6)
