@@ -103,10 +103,10 @@ class Options:
     def settings(self) -> Settings:
         """How arrays are handed to tasks."""
         default = Settings()
-        smallest = default.min_mapped_bytes
-        if self.min_bytes is not None:
-            smallest = min(smallest, self.min_bytes)
-        return Settings(self.mmap_mode, smallest)
+        if self.min_bytes is None:
+            return default._replace(mmap_mode=self.mmap_mode)
+        smallest = min(default.min_mapped_bytes, self.min_bytes)
+        return Settings(self.mmap_mode, smallest, self.min_bytes)
 
     @property
     def min_index_bytes(self) -> int:

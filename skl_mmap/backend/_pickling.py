@@ -69,12 +69,12 @@ class _TaskPickler(_ArrayPickler):
         self.segments: list[Segment] = []
 
     def reduce_array(self, array: npt.NDArray[Any]) -> Any:
-        min_bytes = self._options.min_bytes
-        if min_bytes is None:
-            return None
         memmap = writable_memmap_of(array)
         if memmap is not None:
             return _reduce_writable(array, memmap)
+        min_bytes = self._options.min_bytes
+        if min_bytes is None:
+            return None
         runs = index_runs(array, min_bytes=self._options.min_index_bytes)
         if runs is not None:
             return self.reduce_index(runs, int(runs[:, 1].max()))

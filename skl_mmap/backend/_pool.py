@@ -17,23 +17,29 @@ import time
 from multiprocessing import context as mp_context
 from typing import Any
 
-import loky
 from joblib.externals.loky.backend import context as joblib_context
-from loky.backend.context import LokyContext
 
-from skl_mmap.backend._locks import EventSemaphore, has_eventfd
+# No public name: multiprocessing offers no way to register a context, and loky itself
+# assigns to this dictionary.
+_contexts: dict[str, Any] = mp_context._concrete_contexts  # type: ignore[attr-defined]
+_contexts_before = dict(_contexts)
+
+import loky  # noqa: E402
+from loky.backend.context import LokyContext  # noqa: E402
+
+from skl_mmap.backend._locks import EventSemaphore, has_eventfd  # noqa: E402
 
 __all__ = ["get_executor"]
 
 
 def _give_names_back() -> None:
-    """Register joblib's contexts again, whoever was imported first.
-
-    There is no public way: loky itself assigns to this dictionary.
-    """
-    contexts: dict[str, Any] = mp_context._concrete_contexts  # type: ignore[attr-defined]
-    contexts["loky"] = joblib_context.LokyContext()
-    contexts["loky_init_main"] = joblib_context.LokyInitMainContext()
+    """Register joblib's contexts again, whoever was imported first."""
+    for name, kind in (
+        ("loky", joblib_context.LokyContext),
+        ("loky_init_main", joblib_context.LokyInitMainContext),
+    ):
+        before = _contexts_before.get(name)
+        _contexts[name] = before if isinstance(before, kind) else kind()
 
 
 _give_names_back()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -134,15 +135,18 @@ def _position(function: Callable[..., Any], name: str) -> int | None:
         return None
 
 
-@functools.lru_cache(maxsize=256)
-def _names_of(function: Callable[..., Any]) -> tuple[str, ...]:
+def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    # scikit-learn wraps the function anew for each task; the cache is on what lies
+    # within, and only on functions: it must not keep objects, and their data, alive.
+    function = inspect.unwrap(function)
+    if isinstance(function, types.FunctionType):
+        return _names_of(function)
     return tuple(inspect.signature(function).parameters)
 
 
-def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
-    # scikit-learn wraps the function anew for each task; the cache is on what lies
-    # within.
-    return _names_of(inspect.unwrap(function))
+@functools.lru_cache(maxsize=256)
+def _names_of(function: types.FunctionType) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def _ordered_train(train: Any, values: tuple[Any, ...]) -> Any:

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import time
 import traceback
@@ -77,11 +78,21 @@ class PackedTask:
     is_measured: bool
 
     def __call__(self) -> Outcome:
+        outcome = self._run()
+        if live_mappings():
+            # Something that refers to itself holds arrays of the task; the worker
+            # must not keep the memory of a segment that the parent lets go of.
+            gc.collect()
+        return outcome
+
+    def _run(self) -> Outcome:
         observation = _Observation(self.is_measured)
         try:
             with observation.running():
                 batch = load(self.payload)
                 result = dump_result(batch())
+                # The last mappings are looked through, and counted, as they go.
+                del batch
             return Outcome(result, None, "", observation.record())
         except BaseException as error:  # noqa: BLE001 - the worker must live on
             return _failure(error, observation.record())
@@ -145,7 +156,14 @@ def unpack(outcome: Outcome) -> Any:
     if outcome.error is None:
         assert outcome.result is not None
         return load(outcome.result)
-    error = load(outcome.error)
+    try:
+        error = load(outcome.error)
+    except Exception as reason:  # noqa: BLE001 - its class decides what happens
+        error = RuntimeError(
+            f"a task raised an error that cannot be rebuilt here ({reason}). The "
+            "worker's traceback, which names it, is above. Exceptions that take more "
+            "than one argument need a __reduce__."
+        )
     raise error from _RemoteTraceback(outcome.traceback)
 
 
@@ -156,11 +174,11 @@ class _Observation:
         self._is_measured = is_measured
         self._seconds = 0.0
         self._peak_private_bytes: int | None = None
-        self._dirtied_bytes: int | None = None
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         counters.take()
+        counters.is_watching_pages = self._is_measured
         before = own_memory(reset_peak=True) if self._is_measured else None
         begin = time.perf_counter()
         try:
@@ -175,9 +193,10 @@ class _Observation:
                 peak = after.peak_bytes - before.resident_bytes
                 peak -= counters.attached_bytes + counters.mapped_bytes
                 self._peak_private_bytes = max(grown, peak, 0)
-                self._dirtied_bytes = sum(m.dirtied_bytes() for m in live_mappings())
 
     def record(self) -> TaskRecord:
+        dirtied_bytes = counters.dirtied_bytes if self._is_measured else None
+        counters.is_watching_pages = False
         mapped_bytes, reasons = counters.take()
         return TaskRecord(
             pid=os.getpid(),
@@ -186,5 +205,5 @@ class _Observation:
             copied_bytes=sum(reasons.values()),
             copy_reasons=reasons,
             peak_private_bytes=self._peak_private_bytes,
-            dirtied_bytes=self._dirtied_bytes,
+            dirtied_bytes=dirtied_bytes,
         )

@@ -21,14 +21,21 @@ class Counters:
         Bytes of rows that appear in a joined view without any copy.
     attached_bytes : int
         Bytes of whole arrays that were mapped.
+    dirtied_bytes : int
+        Bytes of pages that were written to, if `is_watching_pages`.
     copy_reasons : Counter
         Bytes of rows that were copied although their source is shared, by reason.
+    is_watching_pages : bool
+        Whether every mapping is looked through before it goes away.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Mappings go away, and count, wherever the garbage collector runs: also here.
+        self._lock = threading.RLock()
         self.mapped_bytes = 0
         self.attached_bytes = 0
+        self.dirtied_bytes = 0
+        self.is_watching_pages = False
         self.copy_reasons: Counter[str] = Counter()
 
     def add_mapped(self, n_bytes: int) -> None:
@@ -41,6 +48,11 @@ class Counters:
         with self._lock:
             self.attached_bytes += n_bytes
 
+    def add_dirtied(self, n_bytes: int) -> None:
+        """Count pages of a mapping that were written to."""
+        with self._lock:
+            self.dirtied_bytes += n_bytes
+
     def add_copied(self, reason: str, n_bytes: int) -> None:
         """Count rows that were copied."""
         if n_bytes:
@@ -52,7 +64,7 @@ class Counters:
         with self._lock:
             taken = self.mapped_bytes, dict(self.copy_reasons)
             self.mapped_bytes = 0
-            self.attached_bytes = 0
+            self.attached_bytes = self.dirtied_bytes = 0
             self.copy_reasons.clear()
         return taken
 

@@ -41,7 +41,8 @@ __all__ = [
 ]
 
 # A view that leaves out more than half of the bytes it spans is sent by value:
-# keeping all of them alive would not be worth it.
+# keeping all of them alive would not be worth it. One whose elements overlap (density
+# above 1) would become writable in places that are one for the task.
 _MIN_DENSITY = 0.5
 # More runs than this are not worth a handle: each costs a few dozen bytes and one
 # mapping, and the rebuilt array would mostly be copied.
@@ -99,7 +100,9 @@ def describe(
     if found is None:
         return None
     mapping, start, stop = found
-    if array.nbytes < _MIN_DENSITY * (stop - start):
+    if not _MIN_DENSITY <= array.nbytes / (stop - start) <= 1:
+        return None
+    if array.nbytes < mapping.settings.min_bytes:
         return None
     if not mapping.is_unmodified(start, stop):
         return None

@@ -11,6 +11,7 @@ file modulo the page size are mapped, all other bytes are copied to private page
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap.memory import _libc
+from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._segment import Segment
 
 __all__ = [
@@ -42,10 +44,13 @@ class Settings(NamedTuple):
     min_mapped_bytes : int
         Rows are copied when fewer bytes than this could be mapped: a mapping costs
         about as much time as copying some hundred KiB.
+    min_bytes : int
+        Smaller parts of an array are sent by value: they would keep all of it alive.
     """
 
     mmap_mode: str = "c"
     min_mapped_bytes: int = 256 << 10
+    min_bytes: int = 1 << 20
 
     @property
     def is_writable(self) -> bool:
@@ -112,6 +117,8 @@ class Mapping:
     def __del__(self) -> None:
         region, self._region = self._region, (0, 0)
         if region[1]:
+            if counters.is_watching_pages and self.is_writable:
+                counters.add_dirtied(self.dirtied_bytes())
             _libc.unmap(*region)
 
     @property
@@ -207,6 +214,21 @@ def live_mappings() -> list[Mapping]:
     return [mapping for ref in references if (mapping := ref()) is not None]
 
 
+def _count_ranges() -> int:
+    """Count what the kernel has to keep for the mappings of this process."""
+    return sum(2 * len(mapping.mapped) + 2 for mapping in live_mappings())
+
+
+@functools.cache
+def _max_ranges() -> int:
+    """Half of what a process may have: libraries have to be loaded as well."""
+    try:
+        with open("/proc/sys/vm/max_map_count") as file:
+            return int(file.read()) // 2
+    except (OSError, ValueError):
+        return 1 << 15
+
+
 def _byte_bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
     low = high = array.__array_interface__["data"][0]
     for length, stride in zip(array.shape, array.strides, strict=True):
@@ -260,6 +282,8 @@ def map_pieces(
     phase, lead = _choose_phase(shareable, alignment)
     n_bytes = pieces[-1].stop
     region_bytes = _round_up(n_bytes, _libc.PAGE_BYTES) + 2 * _libc.HUGE_PAGE_BYTES
+    if _count_ranges() + 2 * len(shareable) > _max_ranges():
+        return None
     try:
         region = _libc.reserve(region_bytes)
         address = region + (lead - region) % _libc.HUGE_PAGE_BYTES

@@ -65,6 +65,8 @@ def describe_memmap(
     if file_offset is None:
         return None
     low, high = _extent(array)
+    if array.nbytes > high - low:  # elements overlap: writes would show in others
+        return None
     if file_offset + low < 0 or file_offset + high > segment.n_bytes:
         return None
     handle = ArrayHandle(

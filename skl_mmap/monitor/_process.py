@@ -81,6 +81,8 @@ class Process:
         are its parent's until one of them writes.
     is_hidden : bool
         Whether its open files may not be seen.
+    start_time : float
+        When it was started, in seconds since the epoch.
     files : dict of Inode to str
         Its open tmpfs and memfd files, and where each was seen.
 
@@ -105,6 +107,7 @@ class Process:
         "is_forked",
         "is_hidden",
         "pid",
+        "start_time",
     )
 
     def __init__(self, pid: int, parent: Process | None = None) -> None:
@@ -118,16 +121,17 @@ class Process:
         self._grace_end = 0.0
         self._private_at_fork = -1
         try:
-            self._compare_with(parent)
+            self._identify(parent)
         except BaseException:
             self.close()
             raise
 
-    def _compare_with(self, parent: Process | None) -> None:
+    def _identify(self, parent: Process | None) -> None:
+        age_seconds = self._read_age_seconds()
+        self.start_time = time.time() - age_seconds
         self._image = self._read_image()
         if parent is not None and self._image and self._image == parent._image:
             self.is_forked = True
-            age_seconds = self._read_age_seconds()
             self._grace_end = time.monotonic() + _EXEC_GRACE_SECONDS - age_seconds
         self.is_counted = self.is_forked or not self._is_sampler()
 

@@ -108,7 +108,7 @@ class _JoblibFolders:
                 continue
             for pid, folder in self._folders[place]:
                 if pid in tree:
-                    self._add_files(folder, inodes)
+                    self._add_files(folder, tree[pid].start_time, inodes)
 
     @staticmethod
     def _find(place: str) -> list[tuple[int, str]]:
@@ -121,8 +121,11 @@ class _JoblibFolders:
         return found
 
     @staticmethod
-    def _add_files(folder: str, inodes: dict[Inode, int]) -> None:
+    def _add_files(folder: str, start_time: float, inodes: dict[Inode, int]) -> None:
         try:
+            # Older than its process: left by a dead one that had the same number.
+            if os.stat(folder).st_mtime < start_time - 1.0:
+                return
             names = os.listdir(folder)
         except OSError:
             return
