@@ -259,6 +259,14 @@ class TestJoblibFolders:
         make_folder(neighbour.pid)
         assert read_committed(child.pid).shared_bytes == 0
 
+    def test_folders_older_than_their_process_are_left_alone(
+        self, child: Child, make_folder: Callable[[int], Path]
+    ) -> None:
+        folder = make_folder(child.pid)
+        long_ago = time.time() - 3600
+        os.utime(folder, (long_ago, long_ago))
+        assert read_committed(child.pid).shared_bytes == 0
+
     def test_a_new_folder_and_a_new_file_are_seen_at_once(
         self,
         child: Child,
