@@ -1,5 +1,7 @@
 """The joblib backend "mmap": workers that share arrays and map folds."""
 
+# First, because it sees to it that the import of loky does no harm to joblib.
+import skl_mmap.backend._pool  # noqa: F401
 from skl_mmap.backend._backend import MmapBackend
 
 __all__ = ["MmapBackend"]

@@ -132,13 +132,14 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     def submit(self, func: Any, callback: Callable[[Any], None] | None = None) -> Any:
         """Send a batch of tasks to the workers."""
-        assert self._store is not None
+        if self._store is None:  # a late task of a call that was aborted
+            self.start_call()
         task = Task(func, self._store, self._call_options)
         future = self._workers.submit(task)
-        # The segments must live until the result, which may refer to them, is read.
-        future.skl_mmap_task = task
         if callback is not None:
             future.add_done_callback(callback)
+        # Not before joblib has read the result, which may refer to the segments.
+        future.add_done_callback(task.release)
         return future
 
     def retrieve_result_callback(self, out: Any) -> Any:
@@ -163,6 +164,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Kill the workers, and start new ones if more calls are to come."""
+        self._store = None
         self._workers.shutdown(kill_workers=True)
         self._workers = None
         if ensure_ready:

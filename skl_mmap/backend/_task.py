@@ -42,17 +42,27 @@ class Task:
     thread that dispatches. Index arrays are made light at once: joblib holds many.
     """
 
-    def __init__(self, batch: Any, store: Store, options: Options) -> None:
+    def __init__(self, batch: Any, store: Store | None, options: Options) -> None:
         self._batch, self._freed_bytes = with_light_rows(batch, options)
         self._store = store
         self._options = options
-        self.segments: list[Segment] = []
+        self._segments: list[Segment] = []
+
+    def release(self, _future: object = None) -> None:
+        """Let go of the arrays and segments: nobody will ask for the result again.
+
+        joblib, the future and its callbacks refer to each other after an error, until
+        the garbage collector finds them.
+        """
+        self._batch = self._store = None
+        self._segments = []
 
     def __reduce__(self) -> Any:
         if self._freed_bytes >= _TRIM_BYTES:
             trim_heap()
+        assert self._store is not None
         try:
-            payload, self.segments = dump_task(self._batch, self._store, self._options)
+            payload, self._segments = dump_task(self._batch, self._store, self._options)
         except SharingError as error:
             # Raised by the worker, it takes the way of every other error to the user;
             # raised here, loky would turn it into a PicklingError.
