@@ -23,7 +23,10 @@ PAGE_BYTES = 4096
 
 def make_store(mmap_mode: str = "c", *, store: object = "memory") -> Store:
     """Make a store whose arrays are mapped however small they are."""
-    return Store(Placement.from_parameter(store), Settings(mmap_mode, 0))
+    return Store(
+        Placement.from_parameter(store),
+        Settings(mmap_mode, min_mapped_bytes=0, min_bytes=0),
+    )
 
 
 def send(handle: object) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from skl_mmap.memory import _libc as libc
+from skl_mmap.memory import _mapping as mapping_module
 from skl_mmap.memory import describe, live_mappings, rebuild_array
 from tests.memory.sharing import (
     assert_same,
@@ -215,6 +216,22 @@ def test_rows_are_selected_within_the_limit_of_mappings() -> None:
         """
     )
     assert printed in ("True", "unlimited")
+
+
+def test_part_of_the_mappings_is_left_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared = share_one(PLAIN)
+    monkeypatch.setattr(mapping_module, "_max_ranges", lambda: 40)
+    kept = [shared[ROWS] for _ in range(10)]
+    n_mapped = sum(mapped_bytes(joined) > 0 for joined in kept)
+    assert 1 <= n_mapped <= 4
+    for joined in kept:
+        assert_same(joined, PLAIN[ROWS])
+    # What goes away makes room.
+    kept.clear()
+    del joined
+    assert mapped_bytes(shared[ROWS]) > 0
 
 
 def test_joined_views_allocate_no_private_memory() -> None:

@@ -169,6 +169,29 @@ def test_a_view_of_few_of_its_bytes_is_sent_by_value() -> None:
     assert describe(shared[:, 0]) is None
 
 
+@pytest.mark.parametrize("name", ["repeated", "one row", "windows", "sparse windows"])
+def test_views_whose_elements_overlap_are_sent_by_value(name: str) -> None:
+    shared = share_one(np.zeros((4096, 8)))
+    windows = np.lib.stride_tricks.sliding_window_view
+    view = {
+        "repeated": np.broadcast_to(shared, (3, 4096, 8)),
+        "one row": np.broadcast_to(shared[0], (100, 8)),
+        "windows": windows(shared.ravel(), 5),
+        # Fewer bytes than they span, and overlapping all the same.
+        "sparse windows": windows(shared[:, 0], 5),
+    }[name]
+    assert describe(np.asarray(view)) is None
+
+
+@pytest.mark.parametrize(("n_items", "is_described"), [(124, False), (125, True)])
+def test_small_parts_are_sent_by_value(n_items: int, is_described: bool) -> None:
+    store = make_store()
+    store.settings = Settings("c", min_mapped_bytes=0, min_bytes=1000)
+    handle, _segment = shared_with(store, np.zeros(5000))
+    shared = rebuild_array(send(handle))
+    assert (describe(shared[:n_items]) is not None) == is_described
+
+
 def test_plain_arrays_are_not_described() -> None:
     shared = share_one(np.zeros(1000))
     assert describe(np.zeros(1000)) is None
@@ -194,7 +217,7 @@ def test_two_arrays_of_one_handle_are_separate() -> None:
 
 def test_settings_of_the_receiver_can_be_chosen() -> None:
     shared = share_one(np.zeros(1000))
-    found = describe(shared, Settings("r", 0))
+    found = describe(shared, Settings("r", 0, 0))
     assert found is not None
     assert not rebuild_array(found[0]).flags.writeable
 

@@ -135,6 +135,12 @@ def test_results_computed_from_a_file_are_no_file(path: Path) -> None:
     assert describe_memmap(np.zeros(3), SETTINGS) is None
 
 
+def test_overlapping_views_of_a_file_are_copied(path: Path) -> None:
+    X = np.load(path, mmap_mode="r")
+    view = np.lib.stride_tricks.sliding_window_view(X[:, 0], 5)
+    assert describe_memmap(view, SETTINGS) is None
+
+
 def test_writable_files_are_found(path: Path) -> None:
     X = np.load(path, mmap_mode="r+")
     assert writable_memmap_of(np.asarray(X[3:])) is not None
