@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -55,6 +56,22 @@ def list_own_memfds() -> list[str]:
             if MEMFD_NAME in target:
                 found.append(f"{name} -> {target}")
     return found
+
+
+class SegmentWatch:
+    """Tell when all segments are gone that this process has opened since."""
+
+    def __init__(self) -> None:
+        self._before = {*list_own_memfds(), *list_own_mappings()}
+
+    def are_freed(self) -> bool:
+        """Collect what joblib leaves in cycles, and look once."""
+        gc.collect()
+        return {*list_own_memfds(), *list_own_mappings()} <= self._before
+
+    def wait(self) -> bool:
+        """Give the threads of the pool some time, and say whether all are gone."""
+        return wait_until(self.are_freed, seconds=5.0)
 
 
 def list_own_mappings() -> list[str]:

@@ -425,7 +425,6 @@ def describe_array(array: Array) -> Any:
         array.dtype,
         array.shape,
         array.flags.f_contiguous and array.ndim == 2,
-        array.flags.writeable,
     )
 
 

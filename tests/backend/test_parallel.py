@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import multiprocessing
 import os
 import signal
@@ -22,12 +21,12 @@ from joblib import Parallel, delayed
 from loky.process_executor import TerminatedWorkerError
 
 from tests.backend.common import (
+    SegmentWatch,
     call_each,
     list_own_memfds,
     numbered_rows,
     run_script,
     use_mmap,
-    wait_until,
 )
 
 Calls = list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
@@ -43,12 +42,6 @@ def process_of(_: object = None) -> int:
 
 def total(X: Any) -> float:
     return float(X.sum())
-
-
-def are_segments_freed() -> bool:
-    """Say so once nothing is shared; joblib leaves cycles behind after an error."""
-    gc.collect()
-    return not list_own_memfds()
 
 
 def assert_workers_work() -> None:
@@ -123,6 +116,7 @@ def test_generator_may_be_read_after_the_block() -> None:
 @pytest.mark.parametrize("kind", ["generator", "generator_unordered"])
 @pytest.mark.parametrize("n_read", [0, 1])
 def test_abandoned_generator_leaves_nothing(kind: str, n_read: int) -> None:
+    segments = SegmentWatch()
     X = numbered_rows(400, 64)
     with use_mmap():
         results = Parallel(return_as=kind, batch_size=1)(
@@ -134,7 +128,7 @@ def test_abandoned_generator_leaves_nothing(kind: str, n_read: int) -> None:
             results.close()
         assert_workers_work()
     del results
-    assert wait_until(are_segments_freed)
+    assert segments.wait()
 
 
 def test_timeout_is_an_error_and_the_next_call_works() -> None:
@@ -317,8 +311,9 @@ def lose_a_worker() -> None:
 
 
 def test_killed_worker_does_not_keep_what_was_shared() -> None:
+    segments = SegmentWatch()
     lose_a_worker()
-    assert wait_until(are_segments_freed, seconds=5.0)
+    assert segments.wait()
 
 
 def test_killed_worker_between_two_calls_is_replaced() -> None:

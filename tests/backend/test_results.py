@@ -17,6 +17,7 @@ import pytest
 
 import skl_mmap
 from tests.backend.common import (
+    SegmentWatch,
     call_each,
     list_own_mappings,
     list_own_memfds,
@@ -24,7 +25,6 @@ from tests.backend.common import (
     run_script,
     script_environment,
     use_mmap,
-    wait_until,
 )
 
 Array = npt.NDArray[Any]
@@ -71,9 +71,9 @@ def is_shared(array: Array) -> bool:
     return False
 
 
-def are_all_freed() -> bool:
-    gc.collect()
-    return not list_own_memfds() and not list_own_mappings()
+@pytest.fixture(name="segments")
+def watch_segments() -> SegmentWatch:
+    return SegmentWatch()
 
 
 @pytest.mark.parametrize("row_order", ["exact", "any"])
@@ -207,42 +207,42 @@ def test_copies_of_results_are_memory_of_their_own() -> None:
         assert type(copied) is np.ndarray
 
 
-def test_everything_is_freed_with_the_last_result() -> None:
+def test_everything_is_freed_with_the_last_result(segments: SegmentWatch) -> None:
     with use_mmap():
         parts = call_each(select, make_matrix(), TRAIN)
-        assert list_own_memfds()
-    assert list_own_memfds(), "the results need it"
+        assert not segments.are_freed()
+    assert not segments.are_freed(), "the results need it"
     del parts[1:]
     assert parts[0][0, 1] == 1
     del parts
-    assert wait_until(are_all_freed)
+    assert segments.wait()
 
 
-def test_block_frees_what_no_result_uses() -> None:
+def test_block_frees_what_no_result_uses(segments: SegmentWatch) -> None:
     X = make_matrix()
     with use_mmap():
         assert call_each(np.sum, X) == [X.sum()] * 4
-    assert wait_until(are_all_freed)
+    assert segments.wait()
 
 
-def test_source_that_dies_is_freed_within_the_block() -> None:
+def test_source_that_dies_is_freed_within_the_block(segments: SegmentWatch) -> None:
     with use_mmap():
         X = make_matrix()
         call_each(np.sum, X)
-        assert list_own_memfds()
+        assert not segments.are_freed()
         del X
-        assert wait_until(are_all_freed)
+        assert segments.wait()
 
 
 def first_rows(X: Array, n_rows: int) -> Array:
     return X[:n_rows]
 
 
-def test_small_part_does_not_keep_all_of_the_rows() -> None:
+def test_small_part_does_not_keep_all_of_the_rows(segments: SegmentWatch) -> None:
     with use_mmap(min_bytes="1M"):
         [part] = call_each(first_rows, make_matrix(), 1, n_tasks=1)
     assert part.tolist() == [list(range(N_COLUMNS))]
-    assert wait_until(are_all_freed), "one row keeps a matrix in memory"
+    assert segments.wait(), "one row keeps a matrix in memory"
 
 
 class Owner:
@@ -256,13 +256,15 @@ class Owner:
 
 
 @pytest.mark.parametrize("row_order", ["exact", "any"])
-def test_methods_that_were_tasks_do_not_keep_their_object(row_order: str) -> None:
+def test_methods_that_were_tasks_do_not_keep_their_object(
+    row_order: str, segments: SegmentWatch
+) -> None:
     with use_mmap(row_order=row_order):
         [part] = call_each(itself, make_matrix(), n_tasks=1)
         owner = Owner(part)
         assert call_each(owner.total, n_tasks=2) == [make_matrix().sum()] * 2
     del part, owner
-    assert wait_until(are_all_freed)
+    assert segments.wait()
 
 
 VIEWS_SCRIPT = """
