@@ -24,6 +24,7 @@ from skl_mmap.memory._mapping import (
     Settings,
     as_array,
     find_mapping,
+    has_overlap,
     map_pieces,
 )
 from skl_mmap.memory._row_selection import join_rows
@@ -41,8 +42,7 @@ __all__ = [
 ]
 
 # A view that leaves out more than half of the bytes it spans is sent by value:
-# keeping all of them alive would not be worth it. One whose elements overlap (density
-# above 1) would become writable in places that are one for the task.
+# keeping all of them alive would not be worth it.
 _MIN_DENSITY = 0.5
 # More runs than this are not worth a handle: each costs a few dozen bytes and one
 # mapping, and the rebuilt array would mostly be copied.
@@ -100,7 +100,7 @@ def describe(
     if found is None:
         return None
     mapping, start, stop = found
-    if not _MIN_DENSITY <= array.nbytes / (stop - start) <= 1:
+    if array.nbytes < _MIN_DENSITY * (stop - start) or has_overlap(array):
         return None
     if array.nbytes < mapping.settings.min_bytes:
         return None

@@ -29,6 +29,7 @@ __all__ = [
     "Settings",
     "as_array",
     "find_mapping",
+    "has_overlap",
     "live_mappings",
     "map_pieces",
 ]
@@ -205,6 +206,20 @@ def find_mapping(array: npt.NDArray[Any]) -> tuple[Mapping, int, int] | None:
         if 0 <= start and high - mapping.address <= mapping.n_bytes:
             return mapping, start, high - mapping.address
     return None
+
+
+def has_overlap(array: npt.NDArray[Any]) -> bool:
+    """Whether some elements of an array may share memory.
+
+    A task that writes to one of them would change the others, unlike in a copy.
+    """
+    extent = array.itemsize
+    steps = zip(array.strides, array.shape, strict=True)
+    for stride, length in sorted((abs(stride), n) for stride, n in steps if n > 1):
+        if stride < extent:
+            return True
+        extent += stride * (length - 1)
+    return False
 
 
 def live_mappings() -> list[Mapping]:

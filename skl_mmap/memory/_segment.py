@@ -275,30 +275,37 @@ def _create_in_memory(n_bytes: int) -> Segment:
 
 
 def _create_on_disk(n_bytes: int, folder: str, what: str) -> Segment:
-    try:
-        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError:  # a file system without O_TMPFILE
-        fd, path = tempfile.mkstemp(prefix=_NAME_PREFIX, dir=folder)
-        os.unlink(path)
-    segment = Segment(fd, n_bytes)
-    _allocate(fd, n_bytes, folder, what)
+    with _full_disk_explained(n_bytes, folder, what):
+        try:
+            fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError:  # a file system without O_TMPFILE
+            fd, path = tempfile.mkstemp(prefix=_NAME_PREFIX, dir=folder)
+            os.unlink(path)
+        segment = Segment(fd, n_bytes)
+        _allocate(fd, n_bytes)
     return segment
 
 
 def _create_named(n_bytes: int, folder: str, what: str) -> Segment:
-    fd, path = tempfile.mkstemp(prefix=_NAME_PREFIX, dir=folder)
-    segment = Segment(fd, n_bytes, path=path, is_temporary=True)
-    _allocate(fd, n_bytes, folder, what)
+    with _full_disk_explained(n_bytes, folder, what):
+        fd, path = tempfile.mkstemp(prefix=_NAME_PREFIX, dir=folder)
+        segment = Segment(fd, n_bytes, path=path, is_temporary=True)
+        _allocate(fd, n_bytes)
     return segment
 
 
-def _allocate(fd: int, n_bytes: int, folder: str, what: str) -> None:
+def _allocate(fd: int, n_bytes: int) -> None:
     """Take the room first: a full disk must be an error here, not a SIGBUS later."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, n_bytes)
+    else:  # pragma: no cover - macOS, Windows
+        os.truncate(fd, n_bytes)
+
+
+@contextlib.contextmanager
+def _full_disk_explained(n_bytes: int, folder: str, what: str) -> Iterator[None]:
     try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, 0, n_bytes)
-        else:  # pragma: no cover - macOS, Windows
-            os.truncate(fd, n_bytes)
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise

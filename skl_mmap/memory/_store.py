@@ -216,11 +216,16 @@ class Store:
 
 
 def _owner_of(array: npt.NDArray[Any]) -> Any:
-    """Return the object whose death ends the life of an array's memory."""
-    owner: Any = array
-    while isinstance(base := getattr(owner, "base", None), np.ndarray):
-        owner = base
-    return owner
+    """Return the object whose death ends the use of an array's memory.
+
+    Views of all of an array, which input validation makes anew for each call, count
+    as the array. A part of one counts for itself: many parts, each for one task, must
+    not pile up.
+    """
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    return owner if owner.nbytes == array.nbytes else array
 
 
 def _stored_strides(array: npt.NDArray[Any]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from skl_mmap.memory import _libc
 from skl_mmap.memory._handles import ArrayHandle
-from skl_mmap.memory._mapping import Settings
+from skl_mmap.memory._mapping import Settings, has_overlap
 from skl_mmap.memory._segment import Segment, open_file_segment
 
 __all__ = ["describe_memmap", "writable_memmap_of"]
@@ -55,7 +55,7 @@ def describe_memmap(
     if not _libc.can_remap():
         return None
     memmap = _memmap_of(array)
-    if memmap is None or memmap.mode != "r":
+    if memmap is None or memmap.mode != "r" or has_overlap(array):
         return None
     segment = open_file_segment(str(memmap.filename))
     if segment is None:
@@ -65,8 +65,6 @@ def describe_memmap(
     if file_offset is None:
         return None
     low, high = _extent(array)
-    if array.nbytes > high - low:  # elements overlap: writes would show in others
-        return None
     if file_offset + low < 0 or file_offset + high > segment.n_bytes:
         return None
     handle = ArrayHandle(
