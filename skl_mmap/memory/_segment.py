@@ -19,6 +19,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,8 +46,12 @@ __all__ = [
 if sys.platform == "linux":
     from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SHRINK, F_SEAL_WRITE, fcntl
 
-# Enough for the kernel to work at full speed, little enough to stay interruptible.
-_FILL_CHUNK_BYTES = 64 << 20
+# Enough for the kernel to work at full speed, little enough to look at the clock.
+_FILL_CHUNK_BYTES = 16 << 20
+# Making huge pages is given up when it takes longer than writing small ones does. In
+# fragmented memory the kernel would spend ten times as long on moving pages about.
+_MIN_HUGE_PAGE_RATE = 2e9  # bytes per second
+_HUGE_PAGE_PATIENCE_SECONDS = 0.02
 _WRITE_CHUNK_BYTES = 8 << 20
 _RANGE_CHUNK_ROWS = 1 << 16
 _NAME_PREFIX = "skl_mmap-"
@@ -343,14 +348,20 @@ def _fill_huge_pages(fd: int, data: npt.NDArray[Any]) -> int:
 
 def _collapse_and_copy(data: npt.NDArray[Any], address: int, n_bytes: int) -> int:
     source = data.__array_interface__["data"][0]
-    for begin in range(0, n_bytes, _FILL_CHUNK_BYTES):
+    spare_seconds = _HUGE_PAGE_PATIENCE_SECONDS
+    begin = 0
+    while begin < n_bytes and spare_seconds > 0:
         chunk_bytes = min(_FILL_CHUNK_BYTES, n_bytes - begin)
+        started = time.perf_counter()
         for huge_page in range(begin, begin + chunk_bytes, _libc.HUGE_PAGE_BYTES):
             _libc.touch(address + huge_page)
         if not _libc.advise(address + begin, chunk_bytes, _libc.MADV_COLLAPSE):
-            return begin
+            break
+        spare_seconds += chunk_bytes / _MIN_HUGE_PAGE_RATE
+        spare_seconds -= time.perf_counter() - started
         _libc.move(address + begin, source + begin, chunk_bytes)
-    return n_bytes
+        begin += chunk_bytes
+    return begin
 
 
 def _is_contiguous(data: npt.NDArray[Any]) -> bool:
