@@ -11,7 +11,7 @@ import hashlib
 import os
 import platform
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 
 from tests.peers.differences import DIFFERENCES
@@ -32,8 +32,6 @@ N_RERUNS = 2
 # reached or not depending on time.
 MIN_TASK_RATIO = 0.95
 
-_DISTRIBUTIONS = ("joblib", "loky", "numpy", "pytest", "scikit-learn", "scipy")
-
 
 @dataclass(slots=True)
 class Comparison:
@@ -49,6 +47,8 @@ class Comparison:
         Ids of tests that differ, and how.
     unsteady : dict of str to str
         Ids of tests that differed once and not again, and how.
+    outdated : list of str
+        Ids of tests that are expected to differ, and do not.
     """
 
     reference: Run
@@ -56,10 +56,12 @@ class Comparison:
     expected: dict[str, str] = field(default_factory=dict)
     unexpected: dict[str, str] = field(default_factory=dict)
     unsteady: dict[str, str] = field(default_factory=dict)
+    outdated: list[str] = field(default_factory=list)
 
     def list_problems(self, min_submits: int) -> list[str]:
         """Return everything that must not be, one paragraph each."""
         problems = [f"{name}\n    {how}" for name, how in self.unexpected.items()]
+        problems += [f"{name}\n    differs no more" for name in self.outdated]
         problems += [
             f"{run.backend} got {run.submits} batches, expected at least {min_submits}"
             for run in (self.reference, self.ours)
@@ -68,8 +70,8 @@ class Comparison:
         tasks, expected_tasks = self.ours.tasks, self.reference.tasks
         if tasks < MIN_TASK_RATIO * expected_tasks:
             problems.append(f"{OURS} ran {tasks} tasks, {REFERENCE} {expected_tasks}")
-        if not self.ours.sharing:
-            problems.append("no batch referred to shared memory")
+        if not self.ours.shared:
+            problems.append("no array was shared")
         problems += [f"{OURS}: {trouble}" for trouble in self.ours.troubles]
         return problems
 
@@ -83,15 +85,14 @@ def compare(suite: Suite) -> Comparison:
 
     comparison = Comparison(reference, ours)
     differing = _list_differing(reference, ours)
-    for name in differing:
-        sides = _describe(name, reference, ours)
-        fails_on = _failing_backend(name, reference, ours)
-        for difference in DIFFERENCES:
-            if difference.fails_on == fails_on and difference.matches(name):
-                comparison.expected[name] = difference.reason
-                break
-        else:
-            comparison.unexpected[name] = sides
+    for name in differing | (reference.outcomes.keys() & ours.outcomes.keys()):
+        reason = _find_reason(name, reference, ours)
+        if name in differing and reason:
+            comparison.expected[name] = reason
+        elif name in differing:
+            comparison.unexpected[name] = _describe(name, reference, ours)
+        elif any(difference.matches(name) for difference in DIFFERENCES):
+            comparison.outdated.append(name)
     _set_unsteady_apart(suite, comparison)
     return comparison
 
@@ -114,11 +115,17 @@ def _list_differing(reference: Run, ours: Run) -> set[str]:
     return there | (reference.failures ^ ours.failures)
 
 
-def _failing_backend(name: str, *runs: Run) -> str:
-    """Return the backend on which a test failed, empty if it did not run on both."""
+def _find_reason(name: str, *runs: Run) -> str:
+    """Return why a test is expected to fail where it failed, empty if it is not."""
+    fails_on = [run.backend for run in runs if name in run.failures]
     if not all(name in run.outcomes for run in runs):
         return ""
-    return next(run.backend for run in runs if name in run.failures)
+    reasons = (
+        difference.reason
+        for difference in DIFFERENCES
+        if [difference.fails_on] == fails_on and difference.matches(name)
+    )
+    return next(reasons, "")
 
 
 def _describe(name: str, *runs: Run) -> str:
@@ -146,7 +153,12 @@ def _key(suite: Suite) -> str:
     """Return a hash of what a run over loky depends on."""
     here = Path(__file__).parent
     sources = [(here / name).read_text() for name in ("plugin.py", "run_suite.py")]
-    versions = [f"{name} {version(name)}" for name in _DISTRIBUTIONS]
+    # All: optional dependencies decide which tests are skipped.
+    versions = sorted(
+        f"{distribution.name} {distribution.version}"
+        for distribution in distributions()
+        if distribution.name != "skl-mmap"
+    )
     parts = [platform.python_version(), *versions, *sources, repr(suite)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

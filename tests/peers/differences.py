@@ -33,4 +33,23 @@ class Difference:
         return pattern_of(self.pattern).fullmatch(test_id) is not None
 
 
-DIFFERENCES: tuple[Difference, ...] = ()
+_NOT_A_MEMMAP = (
+    "checks that the worker was given a numpy.memmap; with our backend it is given a "
+    "SharedArray, which is not a file of joblib's"
+)
+_CLASS_NAME = 'compares the name of the backend\'s class with "LokyBackend"'
+
+DIFFERENCES = (
+    Difference(
+        "/test_config.py::test_parallel_config_no_backend", "mmap", _NOT_A_MEMMAP
+    ),
+    Difference(
+        "/test_parallel.py::test_auto_memmap_on_arrays_from_generator[loky]",
+        "mmap",
+        _NOT_A_MEMMAP,
+    ),
+    Difference("/test_parallel.py::test_memmapping_leaks[loky]", "mmap", _NOT_A_MEMMAP),
+    Difference(
+        "/test_parallel.py::test_nested_parallelism_limit[*-loky]", "mmap", _CLASS_NAME
+    ),
+)

@@ -45,9 +45,8 @@ class Run:
         Of each test, by its id.
     submits, tasks : int
         Batches given to the backend, and tasks in them.
-    sharing : int
-        Batches that referred to at least one shared segment; 0 for a backend that
-        does not say.
+    shared : int
+        Arrays that our backend shared, again for each task; 0 for another backend.
     seconds : float
         Wall time.
     troubles : list of str
@@ -59,7 +58,7 @@ class Run:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     submits: int = 0
     tasks: int = 0
-    sharing: int = 0
+    shared: int = 0
     seconds: float = 0.0
     troubles: list[str] = field(default_factory=list)
 
@@ -103,7 +102,7 @@ class Log:
         The test that began last, if it did not end.
     has_ended : bool
         Whether the session ended by itself.
-    submits, tasks, sharing : int
+    submits, tasks, shared : int
         As in `Run`, up to the last test that ended.
     """
 
@@ -113,7 +112,7 @@ class Log:
     has_ended: bool = False
     submits: int = 0
     tasks: int = 0
-    sharing: int = 0
+    shared: int = 0
 
 
 def read_log(path: Path) -> Log:
@@ -135,6 +134,6 @@ def read_log(path: Path) -> Log:
                 )
             case "ended":
                 log.has_ended = True
-        for counter in ("submits", "tasks", "sharing"):
+        for counter in ("submits", "tasks", "shared"):
             setattr(log, counter, event.get(counter, getattr(log, counter)))
     return log

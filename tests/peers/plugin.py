@@ -15,9 +15,10 @@ only      patterns of the only tests to run; empty for all
 done      ids of tests that are not run again
 ========  =============================================================================
 
-In both modes arrays are shared from one byte on, and what reaches the `submit` of the
-backend in this process is counted. Every line of the log is flushed, so that whoever
-reads it knows which test was running when the process died or had to be killed.
+In both modes arrays are shared from one byte on. What reaches the backend's `submit` in
+this process is counted, as are the arrays that it shares. Every line of the log is
+flushed, so that whoever reads it knows which test was running when the process died or
+had to be killed.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Peers:
         self.backend_class = _find_class(backend)
         self.submits = 0
         self.tasks = 0
-        self.sharing = 0
+        self.shared = 0
         self._left_out = [pattern_of(text) for text in left_out]
         self._only = [pattern_of(text) for text in only or ["*"]]
         self._done = frozenset(done)
@@ -75,6 +76,8 @@ class Peers:
         self._reported: dict[str, tuple[str, str]] = {}
 
         self._count_submits()
+        if backend != "loky":
+            self._count_shared()
         if mode == "default":
             self._take_the_place_of_loky()
         else:
@@ -87,16 +90,22 @@ class Peers:
         def counted(backend: Any, func: Any, callback: Any = None) -> Any:
             self.submits += 1
             self.tasks += len(func)
-            future = submit(backend, func, callback)
-            future.add_done_callback(self._count_sharing)
-            return future
+            return submit(backend, func, callback)
 
         self.backend_class.submit = counted
 
-    def _count_sharing(self, future: Any) -> None:
-        # Only our backend says; the list is filled when the batch is pickled.
-        task = getattr(future, "skl_mmap_task", None)
-        self.sharing += bool(getattr(task, "segments", ()))
+    def _count_shared(self) -> None:
+        from skl_mmap.memory import Store
+
+        share: Callable[..., Any] = Store.share
+
+        @functools.wraps(share)
+        def counted(store: Any, array: Any) -> Any:
+            shared = share(store, array)
+            self.shared += shared is not None
+            return shared
+
+        Store.share = counted  # type: ignore[method-assign]
 
     def _take_the_place_of_loky(self) -> None:
         backends = joblib.parallel.BACKENDS
@@ -186,7 +195,7 @@ class Peers:
         self._write(event="ended")
 
     def _write(self, **event: Any) -> None:
-        counts = {"submits": self.submits, "tasks": self.tasks, "sharing": self.sharing}
+        counts = {"submits": self.submits, "tasks": self.tasks, "shared": self.shared}
         self._log.write(json.dumps({**event, **counts}) + "\n")
         self._log.flush()
 

@@ -11,7 +11,7 @@ __all__ = ["format_report"]
 
 _COLUMNS = (
     *("suite", "backend", "passed", "failed", "skipped"),
-    *("submits", "tasks", "sharing", "seconds"),
+    *("submits", "tasks", "shared", "seconds"),
 )
 
 
@@ -44,7 +44,7 @@ def _row(run: Run) -> tuple[str, ...]:
         str(counts["passed"] + counts["xpassed"]),
         str(len(run.failures)),
         str(counts["skipped"] + counts["xfailed"]),
-        *(str(count) for count in (run.submits, run.tasks, run.sharing)),
+        *(str(count) for count in (run.submits, run.tasks, run.shared)),
         f"{run.seconds:.0f}",
     )
 

@@ -80,7 +80,7 @@ def run_suite(
         run.outcomes |= log.finished
         run.submits += log.submits
         run.tasks += log.tasks
-        run.sharing += log.sharing
+        run.shared += log.shared
         if log.has_ended:
             break
         if log.running is None:
@@ -222,7 +222,7 @@ def _main() -> None:
         if test.outcome in BAD:
             print(f"{test.outcome} {name}\n    {test.message[:200]!r}")
     print(dict(run.counts), f"{run.submits} submits, {run.tasks} tasks", end=", ")
-    print(f"{run.sharing} sharing, {run.seconds} s", *run.troubles, sep="\n")
+    print(f"{run.shared} shared, {run.seconds} s", *run.troubles, sep="\n")
 
 
 if __name__ == "__main__":

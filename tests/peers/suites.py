@@ -58,7 +58,7 @@ _SUITES = (
         "default",
         min_submits=1000,
     ),
-    Suite("calibration", ("sklearn.tests.test_calibration",), "forced", 200),
+    Suite("calibration", ("sklearn.tests.test_calibration",), "forced", 500),
     Suite("compose", ("sklearn.compose",), "forced", 500),
     Suite(
         "ensemble",
@@ -86,18 +86,17 @@ _SUITES = (
     Suite("feature_selection", ("sklearn.feature_selection",), "forced", 2000),
     Suite(
         "inspection",
-        ("sklearn.inspection",),
-        "forced",
-        min_submits=100,
-        left_out=(
-            LeftOut(
-                "/test_partial_dependence.py::*",
-                "takes minutes, and submits only trees of forests, as test_forest does",
-            ),
+        # test_partial_dependence takes minutes to submit the trees of forests, as
+        # test_forest does; the other modules call no backend.
+        (
+            "sklearn.inspection.tests.test_permutation_importance",
+            "sklearn.inspection._plot.tests.test_plot_partial_dependence",
         ),
+        "forced",
+        min_submits=50,
     ),
     Suite("model_selection", ("sklearn.model_selection",), "forced", 4000),
-    Suite("multiclass", ("sklearn.tests.test_multiclass",), "forced", 500),
+    Suite("multiclass", ("sklearn.tests.test_multiclass",), "forced", 250),
     Suite("multioutput", ("sklearn.tests.test_multioutput",), "forced", 200),
     Suite("pipeline", ("sklearn.tests.test_pipeline",), "forced", 150),
 )

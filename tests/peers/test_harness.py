@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.peers import compare as compare_module
 from tests.peers import run_suite as run_suite_module
-from tests.peers.compare import Comparison
+from tests.peers.compare import Comparison, compare
 from tests.peers.differences import Difference
 from tests.peers.outcomes import Outcome, Run, read_log
 from tests.peers.run_suite import run_suite
@@ -80,7 +81,7 @@ def test_every_test_has_one_outcome(
         "test_passes": "passed",
     }
     assert run.tasks == 4
-    assert run.sharing == (run.submits if backend == "mmap" else 0)
+    assert run.shared == (4 if backend == "mmap" else 0)
     assert run.troubles == ["the process ended with exit status 3"]
 
 
@@ -118,7 +119,7 @@ def test_zero_submits_are_a_problem() -> None:
     assert comparison.list_problems(min_submits=1) == [
         "loky got 0 batches, expected at least 1",
         "mmap got 0 batches, expected at least 1",
-        "no batch referred to shared memory",
+        "no array was shared",
     ]
 
 
@@ -126,3 +127,43 @@ def test_difference_matches_the_end_of_an_id() -> None:
     difference = Difference("::test_x[*-loky]", "mmap", "")
     assert difference.matches("joblib/test/test_parallel.py::test_x[config-loky]")
     assert not difference.matches("joblib/test/test_parallel.py::test_x[loky]")
+
+
+def test_differences_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = {
+        "loky": {"test_slow", "test_on_both"},
+        "mmap": {"test_new", "test_known", "test_on_both"},
+    }
+    names = [*sorted(set().union(*failures.values())), "test_fixed"]
+    reruns = []
+
+    def run_suite_again(
+        suite: Suite, backend: str, only: set[str] = frozenset()
+    ) -> Run:
+        run = Run(suite.name, backend)
+        if only:
+            reruns.append(backend)
+            assert only <= {"test_slow", "test_new"}
+        for name in only or names:
+            # test_slow fails once and not again.
+            is_bad = name in failures[backend] and not (only and name == "test_slow")
+            run.outcomes[name] = Outcome("failed" if is_bad else "passed")
+        return run
+
+    monkeypatch.setenv("SKL_MMAP_PEERS_CACHE", str(tmp_path))
+    monkeypatch.setattr(compare_module, "run_suite", run_suite_again)
+    known = [Difference(name, "mmap", "why") for name in ("test_known", "test_fixed")]
+    monkeypatch.setattr(compare_module, "DIFFERENCES", known)
+    suite = Suite("toy", ("toy_suite",), "forced", 1)
+    comparison = compare(suite)
+    assert comparison.expected == {"test_known": "why"}
+    assert comparison.outdated == ["test_fixed"]
+    assert comparison.unexpected.keys() == {"test_new"}
+    assert comparison.unsteady.keys() == {"test_slow"}
+    assert reruns == ["loky", "mmap"] * 2
+
+    # What is kept of loky's side is read again.
+    again = compare(suite)
+    assert again.reference == comparison.reference
