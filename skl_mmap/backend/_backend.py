@@ -19,6 +19,7 @@ from loky.process_executor import ShutdownExecutorError
 from skl_mmap._compat import explicit_mmap_mode
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._pool import get_executor
+from skl_mmap.backend._row_arguments import lighten_waiting
 from skl_mmap.backend._task import Task, unpack
 from skl_mmap.memory import Store
 
@@ -134,7 +135,9 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         """Send a batch of tasks to the workers."""
         if self._store is None:  # a late task of a call that was aborted
             self.start_call()
-        task = Task(func, self._store, self._call_options)
+        options = self._call_options
+        freed_bytes = lighten_waiting(self.parallel, options)
+        task = Task(func, self._store, options, freed_bytes)
         future = self._workers.submit(task)
         if callback is not None:
             future.add_done_callback(callback)

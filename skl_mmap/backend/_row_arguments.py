@@ -20,10 +20,13 @@ from skl_mmap.backend._options import Options
 from skl_mmap.folds import page_ordered_runs
 from skl_mmap.memory import Runs, index_runs
 
-__all__ = ["RowIndex", "with_light_rows"]
+__all__ = ["RowIndex", "lighten_waiting", "with_light_rows"]
 
 _TRAIN = "train"
 _SPLITTER = "cv"
+# With this argument beside it, scikit-learn's learning curves take the first rows of a
+# train set, so that their order decides which rows are used.
+_PREFIXES = "train_sizes"
 # More runs than this are better sent as an array.
 _MAX_RUNS = 256
 
@@ -41,6 +44,22 @@ class RowIndex(NamedTuple):
 
     runs: Runs
     n_rows: int
+
+
+def lighten_waiting(parallel: Any, options: Options) -> int:
+    """Do the same with the batches that joblib has ready, and return the bytes freed.
+
+    joblib prepares a batch for each worker before it sends the first one, and all of
+    their index arrays would be there while the data is being shared.
+    """
+    ready = getattr(parallel, "_ready_batches", None)  # no public name
+    freed_bytes = 0
+    for batch in list(getattr(ready, "queue", ())):
+        light, n_bytes = with_light_rows(batch, options)
+        if light is not batch:
+            batch.items = light.items
+        freed_bytes += n_bytes
+    return freed_bytes
 
 
 def with_light_rows(batch: Any, options: Options) -> tuple[Any, int]:
@@ -115,6 +134,8 @@ def _in_any_order(
         _TRAIN: functools.partial(_ordered_train, values=values),
         _SPLITTER: _ordered_splitter,
     }
+    if _PREFIXES in kwargs or _position(function, _PREFIXES) is not None:
+        del reorder[_TRAIN]
     places = {_position(function, name): name for name in reorder}
     return (
         tuple(
@@ -172,7 +193,7 @@ def _ordered_train(train: Any, values: tuple[Any, ...]) -> Any:
 
 
 def _ordered_splitter(cv: Any) -> Any:
-    if not hasattr(cv, "split"):
+    if not hasattr(cv, "split") or not hasattr(cv, "get_n_splits"):
         return cv
     from skl_mmap.folds import PageFriendly
 

@@ -42,8 +42,11 @@ class Task:
     thread that dispatches. Index arrays are made light at once: joblib holds many.
     """
 
-    def __init__(self, batch: Any, store: Store | None, options: Options) -> None:
+    def __init__(
+        self, batch: Any, store: Store | None, options: Options, freed_bytes: int = 0
+    ) -> None:
         self._batch, self._freed_bytes = with_light_rows(batch, options)
+        self._freed_bytes += freed_bytes
         self._store = store
         self._options = options
         self._segments: list[Segment] = []

@@ -120,6 +120,9 @@ class Mapping:
         if region[1]:
             if counters.is_watching_pages and self.is_writable:
                 counters.add_dirtied(self.dirtied_bytes())
+            # First, because another thread may get the same addresses at once.
+            if _mappings.get(self.address) is self:
+                del _mappings[self.address]
             _libc.unmap(*region)
 
     @property
