@@ -51,6 +51,10 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         or the one given, or in memory while there is room.
     idle_worker_timeout : float, default=300
         Seconds after which idle workers stop.
+    initializer : callable, optional
+        Called in each worker when it starts, with `initargs`, as with "loky".
+    initargs : tuple, default=()
+        See `initializer`.
     inner_max_num_threads : int, optional
         Threads that BLAS and OpenMP may use in each worker.
     nesting_level : int, optional
@@ -92,10 +96,10 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         if mp is None or n_jobs is None or n_jobs == 1:
             return 1
         if mp.current_process().daemon:
-            _warn_sequential("in a daemon process, which may not have children")
+            _warn_sequential("run in a daemon process, which may not have children")
             return 1
         if not (self.in_main_thread() or self.nesting_level == 0):
-            _warn_sequential("below threads")
+            _warn_sequential("be nested below threads")
             return 1
         if n_jobs < 0:
             return int(max(joblib.cpu_count() + 1 + n_jobs, 1))
@@ -115,6 +119,8 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self._workers = get_executor(
             n_jobs,
             idle_worker_timeout=self._call_options.idle_worker_timeout,
+            initializer=self._call_options.initializer,
+            initargs=self._call_options.initargs,
             env=self._prepare_worker_env(n_jobs=n_jobs),
         )
         self._configured_with = parameters
@@ -151,9 +157,10 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             outcome = out.result()
         except ShutdownExecutorError as error:
             raise RuntimeError(
-                "the workers were stopped while tasks were waiting for them, so these "
-                "have no result. Exhaust or close a generator that Parallel returned "
-                "before it is garbage collected or Parallel is called again."
+                "The executor underlying Parallel has been shutdown, so tasks that "
+                "were waiting for it have no result. Exhaust or close a generator that "
+                "Parallel returned before it is garbage collected or Parallel is "
+                "called again."
             ) from error
         return unpack(outcome)
 
@@ -178,8 +185,8 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             )
 
 
-def _warn_sequential(where: str) -> None:
+def _warn_sequential(what: str) -> None:
     warnings.warn(
-        f"the backend 'mmap' cannot start processes {where}, setting n_jobs=1",
+        f"mmap-backed parallel loops cannot {what}, setting n_jobs=1",
         stacklevel=4,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +38,10 @@ class Options:
         Where shared arrays live.
     idle_worker_timeout : float, default=300
         Seconds after which idle workers stop.
+    initializer : callable or None, default=None
+        Called in each worker when it starts.
+    initargs : tuple, default=()
+        Its arguments.
     temp_folder : path-like or None, default=None
         joblib's parameter: where ``store="disk"`` makes its files.
     """
@@ -47,6 +51,8 @@ class Options:
     row_order: str = "exact"
     store: Any = "auto"
     idle_worker_timeout: float = 300.0
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
     temp_folder: Any = None
 
     @classmethod
@@ -145,7 +151,18 @@ def _check_timeout(value: Any) -> float:
     )
 
 
+def _check_initializer(value: Any) -> Callable[..., object] | None:
+    if value is None or callable(value):
+        return value  # type: ignore[no-any-return]
+    raise InvalidParameterError(
+        f"initializer={value!r} cannot be called, so workers could not start. Pass a "
+        "function, and its arguments as initargs."
+    )
+
+
 _CHECKS: dict[str, Any] = {
+    "initializer": _check_initializer,
+    "initargs": tuple,
     "min_bytes": _check_min_bytes,
     "mmap_mode": _check_mmap_mode,
     "row_order": _check_row_order,

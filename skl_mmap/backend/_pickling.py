@@ -23,6 +23,7 @@ from skl_mmap.memory import (
     index_runs,
     rebuild_array,
     rebuild_index,
+    rebuild_plain,
     writable_memmap_of,
 )
 
@@ -108,7 +109,7 @@ class _ResultPickler(_ArrayPickler):
 
     def reduce_array(self, array: npt.NDArray[Any]) -> Any:
         described = describe(array)
-        return None if described is None else (rebuild_array, (described[0],))
+        return None if described is None else (rebuild_plain, (described[0],))
 
 
 def _reduce_writable(array: npt.NDArray[Any], memmap: np.memmap[Any, Any]) -> Any:

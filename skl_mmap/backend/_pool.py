@@ -14,6 +14,7 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing import context as mp_context
 from typing import Any
 
@@ -61,7 +62,12 @@ _context = _Context()
 
 
 def get_executor(
-    n_jobs: int, *, idle_worker_timeout: float, env: dict[str, str]
+    n_jobs: int,
+    *,
+    idle_worker_timeout: float,
+    env: dict[str, str],
+    initializer: Callable[..., object] | None = None,
+    initargs: tuple[Any, ...] = (),
 ) -> Any:
     """Return this thread's pool, resized or restarted if need be.
 
@@ -73,6 +79,10 @@ def get_executor(
         Seconds after which idle workers stop.
     env : dict
         Environment variables of the workers.
+    initializer : callable, optional
+        Called in each worker when it starts.
+    initargs : tuple, default=()
+        Its arguments.
 
     Returns
     -------
@@ -84,12 +94,16 @@ def get_executor(
         context=_context,
         timeout=idle_worker_timeout,
         initializer=_prepare_worker,
-        initargs=(os.getpid(),),
+        initargs=(os.getpid(), initializer, initargs),
         env=env,
     )
 
 
-def _prepare_worker(parent_pid: int) -> None:
+def _prepare_worker(
+    parent_pid: int,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+) -> None:
     """Make a new worker end with its parent, even if that is killed.
 
     loky's workers wait for tasks until they time out. Not PR_SET_PDEATHSIG: its
@@ -99,6 +113,8 @@ def _prepare_worker(parent_pid: int) -> None:
         target=_end_with, args=(parent_pid,), name="skl_mmap-parent", daemon=True
     )
     watcher.start()
+    if initializer is not None:
+        initializer(*initargs)
 
 
 def _end_with(parent_pid: int) -> None:

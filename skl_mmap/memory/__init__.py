@@ -8,6 +8,7 @@ from skl_mmap.memory._handles import (
     index_runs,
     rebuild_array,
     rebuild_index,
+    rebuild_plain,
 )
 from skl_mmap.memory._libc import can_remap, trim_heap
 from skl_mmap.memory._mapping import Settings, live_mappings
@@ -38,6 +39,7 @@ __all__ = [
     "live_mappings",
     "rebuild_array",
     "rebuild_index",
+    "rebuild_plain",
     "trim_heap",
     "writable_memmap_of",
 ]

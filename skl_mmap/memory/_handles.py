@@ -39,6 +39,7 @@ __all__ = [
     "index_runs",
     "rebuild_array",
     "rebuild_index",
+    "rebuild_plain",
 ]
 
 # A view that leaves out more than half of the bytes it spans is sent by value:
@@ -172,6 +173,11 @@ def rebuild_array(handle: ArrayHandle) -> npt.NDArray[Any]:
         handle.offset,
         subtype=SharedArray,
     )
+
+
+def rebuild_plain(handle: ArrayHandle) -> npt.NDArray[Any]:
+    """Rebuild an array of a result: as a plain ndarray, which is what tasks return."""
+    return rebuild_array(handle).view(np.ndarray)
 
 
 def _read(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -94,10 +93,11 @@ def _delegate(name: str) -> Any:
     """Make a method that works on, and returns, plain arrays."""
     plain = getattr(np.ndarray, name)
 
-    @functools.wraps(plain)
     def method(self: npt.NDArray[Any], *args: Any, **kwargs: Any) -> Any:
         return plain(self.view(np.ndarray), *args, **kwargs)
 
+    method.__name__ = name
+    method.__doc__ = f"As ``ndarray.{name}``; the result is a plain array."
     return method
 
 

@@ -252,13 +252,15 @@ class TestBlock:
             pass
         descriptors = sorted(os.listdir("/proc/self/fd"))
         threads = threading.active_count()
+        # Workers and trackers of other tests' pools may be there.
+        children = set(psutil.Process().children())
         for _ in range(50):
             with measure() as report:
                 pass
             assert report.n_readings >= 2
         assert sorted(os.listdir("/proc/self/fd")) == descriptors
         assert threading.active_count() == threads
-        assert psutil.Process().children() == []
+        assert set(psutil.Process().children()) <= children
 
     def test_a_number_within_the_block_is_an_error(self) -> None:
         with measure() as report:
