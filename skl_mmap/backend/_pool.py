@@ -18,6 +18,7 @@ from collections.abc import Callable
 from multiprocessing import context as mp_context
 from typing import Any
 
+from joblib.externals.loky import process_executor as joblib_executor
 from joblib.externals.loky.backend import context as joblib_context
 
 # No public name: multiprocessing offers no way to register a context, and loky itself
@@ -113,6 +114,8 @@ def _prepare_worker(
         target=_end_with, args=(parent_pid,), name="skl_mmap-parent", daemon=True
     )
     watcher.start()
+    # joblib asks its own copy of loky whether it runs in a worker already.
+    joblib_executor._CURRENT_DEPTH += 1
     if initializer is not None:
         initializer(*initargs)
 
