@@ -4,9 +4,11 @@ The tree::
 
     SklMmapError
     ├── InvalidParameterError    (also ValueError)    a parameter that cannot be used
+    ├── FileFormatError          (also ValueError)    a file cannot be read as asked for
     ├── NotEnoughMemoryError     (also MemoryError)   a segment does not fit in memory
     ├── NotEnoughDiskError       (also OSError)       a segment does not fit on the disk
     ├── SegmentLostError         (also OSError)       a worker cannot open shared data
+    ├── ClosedArrayError         (also ValueError)    a shared array after its close()
     └── MeasurementError         (also RuntimeError)  memory could not be measured
 
     SklMmapWarning               (also UserWarning)
@@ -17,7 +19,9 @@ positional arguments only, so that they survive pickling between processes.
 """
 
 __all__ = [
+    "ClosedArrayError",
     "FallbackWarning",
+    "FileFormatError",
     "InvalidParameterError",
     "MeasurementError",
     "NotEnoughDiskError",
@@ -36,6 +40,10 @@ class InvalidParameterError(SklMmapError, ValueError):
     """A parameter has a value that cannot be used."""
 
 
+class FileFormatError(SklMmapError, ValueError):
+    """A file is damaged, or holds values that cannot become an array of numbers."""
+
+
 class NotEnoughMemoryError(SklMmapError, MemoryError):
     """There is not enough memory left for the data that has to be shared."""
 
@@ -46,6 +54,10 @@ class NotEnoughDiskError(SklMmapError, OSError):
 
 class SegmentLostError(SklMmapError, OSError):
     """Shared data is gone, or may not be opened by this process."""
+
+
+class ClosedArrayError(SklMmapError, ValueError):
+    """A shared array was used after it was closed."""
 
 
 class MeasurementError(SklMmapError, RuntimeError):

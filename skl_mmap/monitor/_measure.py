@@ -215,7 +215,10 @@ def _as_reading(
 
 
 def _fill(
-    measurement: Measurement, results: dict[str, Any], wall_seconds: float
+    measurement: Measurement,
+    results: dict[str, Any],
+    wall_seconds: float,
+    remarks: tuple[str, ...],
 ) -> None:
     measurement.baseline_bytes = results["baseline"][1]
     measurement.peak = _as_reading(results["peak"], results["peak_processes"])
@@ -226,7 +229,7 @@ def _fill(
     measurement.mean_reading_seconds = results["mean_reading_seconds"]
     measurement.sampler_cpu_seconds = results["sampler_cpu_seconds"]
     measurement.sampler_bytes = results["sampler_bytes"]
-    measurement.notes = tuple(results["notes"])
+    measurement.notes = (*results["notes"], *remarks)
     measurement.problem = None
 
 
@@ -289,10 +292,10 @@ def measure(
     interval_seconds = _check_interval(interval_seconds)
     method = _check_method(method)
     measurement = Measurement(interval_seconds, method)
-    listener = measurement.tasks.append
+    remarks: dict[str, None] = {}  # each once, in order
     sampler = _SamplerProcess(interval_seconds, method)
     try:
-        listen(listener)
+        listener = listen(measurement.tasks.append, remarks.setdefault)
         start = time.perf_counter()
         try:
             yield measurement
@@ -300,7 +303,7 @@ def measure(
             wall_seconds = time.perf_counter() - start
             unlisten(listener)
             try:
-                _fill(measurement, sampler.finish(), wall_seconds)
+                _fill(measurement, sampler.finish(), wall_seconds, tuple(remarks))
             except MeasurementError as error:
                 measurement.problem = str(error)
     finally:

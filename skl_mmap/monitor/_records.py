@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["TaskRecord", "is_measuring", "listen", "publish", "unlisten"]
+__all__ = ["TaskRecord", "is_measuring", "listen", "note", "publish", "unlisten"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +49,29 @@ class TaskRecord:
 
 
 _lock = threading.Lock()
-_listeners: list[Callable[[TaskRecord], None]] = []
+# What takes a record, and what takes a note.
+_Listener = tuple[Callable[[TaskRecord], None], Callable[[str], None]]
+_listeners: list[_Listener] = []
 
 
-def listen(listener: Callable[[TaskRecord], None]) -> None:
-    """Call `listener` with every record published from now on."""
+def listen(
+    take_record: Callable[[TaskRecord], None], take_note: Callable[[str], None]
+) -> _Listener:
+    """Call the functions with every record and note from now on.
+
+    Returns
+    -------
+    object
+        For `unlisten`.
+    """
+    listener = take_record, take_note
     with _lock:
         _listeners.append(listener)
+    return listener
 
 
-def unlisten(listener: Callable[[TaskRecord], None]) -> None:
-    """Stop calling `listener`."""
+def unlisten(listener: _Listener) -> None:
+    """Stop calling the functions given to `listen`."""
     with _lock:
         _listeners.remove(listener)
 
@@ -73,5 +85,16 @@ def publish(record: TaskRecord) -> None:
     """Hand a record to everybody who listens; called in the parent process."""
     with _lock:
         listeners = tuple(_listeners)
-    for listener in listeners:
-        listener(record)
+    for take_record, _ in listeners:
+        take_record(record)
+
+
+def note(text: str) -> None:
+    """Hand a sentence for the report to everybody who listens.
+
+    For what is done in another way than asked for, and why.
+    """
+    with _lock:
+        listeners = tuple(_listeners)
+    for _, take_note in listeners:
+        take_note(text)
