@@ -1,11 +1,13 @@
 """Shared memory: segments, mappings, row runs, SharedArray and the store."""
 
 from skl_mmap.memory._accounting import counters
+from skl_mmap.memory._adoption import adopt
 from skl_mmap.memory._handles import (
     ArrayHandle,
     IndexHandle,
     describe,
     index_runs,
+    map_array,
     rebuild_array,
     rebuild_index,
     rebuild_plain,
@@ -14,9 +16,11 @@ from skl_mmap.memory._libc import can_remap, trim_heap
 from skl_mmap.memory._mapping import Settings, live_mappings
 from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._row_selection import join_rows
-from skl_mmap.memory._runs import Runs, expand_runs, find_runs
+from skl_mmap.memory._runs import Runs, expand_runs, find_runs, index_of_runs
 from skl_mmap.memory._segment import Segment
+from skl_mmap.memory._segment_writer import SegmentWriter
 from skl_mmap.memory._shared_array import SharedArray
+from skl_mmap.memory._sharing import share_array
 from skl_mmap.memory._store import Store
 from skl_mmap.memory._user_files import writable_memmap_of
 
@@ -26,20 +30,25 @@ __all__ = [
     "Placement",
     "Runs",
     "Segment",
+    "SegmentWriter",
     "Settings",
     "SharedArray",
     "Store",
+    "adopt",
     "can_remap",
     "counters",
     "describe",
     "expand_runs",
     "find_runs",
+    "index_of_runs",
     "index_runs",
     "join_rows",
     "live_mappings",
+    "map_array",
     "rebuild_array",
     "rebuild_index",
     "rebuild_plain",
+    "share_array",
     "trim_heap",
     "writable_memmap_of",
 ]

@@ -10,6 +10,7 @@ parent; an array in a result that lies in a mapping refers to the very same segm
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap.memory._accounting import counters
+from skl_mmap.memory._joining import map_pieces
 from skl_mmap.memory._libc import can_remap
 from skl_mmap.memory._mapping import (
     Mapping,
@@ -25,18 +27,20 @@ from skl_mmap.memory._mapping import (
     as_array,
     find_mapping,
     has_overlap,
-    map_pieces,
 )
 from skl_mmap.memory._row_selection import join_rows
-from skl_mmap.memory._runs import Runs, expand_runs, find_runs
+from skl_mmap.memory._runs import Runs, find_runs, index_of_runs
 from skl_mmap.memory._segment import Segment, SegmentHandle, attach_segment
 from skl_mmap.memory._shared_array import SharedArray
 
 __all__ = [
     "ArrayHandle",
     "IndexHandle",
+    "as_shared",
+    "contiguous_strides",
     "describe",
     "index_runs",
+    "map_array",
     "rebuild_array",
     "rebuild_index",
     "rebuild_plain",
@@ -175,6 +179,61 @@ def rebuild_array(handle: ArrayHandle) -> npt.NDArray[Any]:
     )
 
 
+def map_array(
+    segment: Segment,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    settings: Settings,
+    *,
+    offset: int = 0,
+    order: str = "C",
+) -> SharedArray:
+    """Map an array that lies in a segment of this process.
+
+    Parameters
+    ----------
+    segment : Segment
+        Where its bytes are.
+    dtype, shape : dtype, tuple of int
+        How it looks; it must not be empty.
+    settings : Settings
+        Copy-on-write or read-only.
+    offset : int
+        Place of its first byte in the segment.
+    order : {"C", "F"}
+        How its elements follow each other.
+
+    Returns
+    -------
+    SharedArray
+        Keeps the segment alive.
+    """
+    n_bytes = dtype.itemsize * math.prod(shape)
+    strides = contiguous_strides(shape, dtype.itemsize, order)
+    handle = ArrayHandle(
+        segment.handle(), ((offset, n_bytes),), 0, dtype, shape, strides, settings
+    )
+    return as_shared(rebuild_array(handle))
+
+
+def as_shared(array: npt.NDArray[Any]) -> SharedArray:
+    """Return a rebuilt array as a `SharedArray`, which it is where pages are mapped."""
+    # A view of one would have it as its base, so that closing would free nothing.
+    return array if isinstance(array, SharedArray) else array.view(SharedArray)
+
+
+def contiguous_strides(
+    shape: tuple[int, ...], item_bytes: int, order: str
+) -> tuple[int, ...]:
+    """Strides of an array without gaps, in C or in Fortran order."""
+    strides = []
+    stride = item_bytes
+    for length in shape if order == "F" else reversed(shape):
+        strides.append(stride)
+        stride *= length
+    return tuple(strides if order == "F" else reversed(strides))
+
+
 def rebuild_plain(handle: ArrayHandle) -> npt.NDArray[Any]:
     """Rebuild an array of a result: as a plain ndarray, which is what tasks return."""
     return rebuild_array(handle).view(np.ndarray)
@@ -251,9 +310,4 @@ def rebuild_index(handle: IndexHandle) -> npt.NDArray[np.intp]:
         joined = join_rows(identity, runs) if can_remap() else None
         if joined is not None:
             return joined
-    index = np.empty(int((runs[:, 1] - runs[:, 0]).sum()), dtype=np.intp)
-    place = 0
-    for chunk in expand_runs(runs):
-        index[place : place + len(chunk)] = chunk
-        place += len(chunk)
-    return index
+    return index_of_runs(runs)

@@ -86,6 +86,31 @@ class Placement:
             )
         return "memory"
 
+    def grow(self, n_bytes: int, what: str, *, is_memory: bool) -> None:
+        """Check that a segment which turns out larger than planned can grow.
+
+        Parameters
+        ----------
+        n_bytes : int
+            How much more it needs.
+        what : str
+            What it holds, for the error message.
+        is_memory : bool
+            Whether it lives in memory; a disk answers for itself.
+
+        Raises
+        ------
+        NotEnoughMemoryError
+            If it lives in memory and there is not enough.
+        """
+        available = available_memory_bytes() if is_memory else None
+        if available is not None and n_bytes > available:
+            raise NotEnoughMemoryError(
+                f"{what} turned out larger than planned: it needs another "
+                f"{format_bytes(n_bytes)}, and {format_bytes(available)} are "
+                "available. Use store='disk', or a folder with enough room."
+            )
+
 
 def _checked_folder(folder: object, name: str) -> str:
     if not isinstance(folder, str | os.PathLike):

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap.memory._accounting import counters
+from skl_mmap.memory._joining import map_pieces
 from skl_mmap.memory._libc import PAGE_BYTES
 from skl_mmap.memory._mapping import (
     Mapping,
     Piece,
     as_array,
     find_mapping,
-    map_pieces,
 )
 from skl_mmap.memory._runs import Runs, find_runs
 

@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Runs", "expand_runs", "find_runs", "runs_of_index", "runs_of_mask"]
+__all__ = [
+    "Runs",
+    "expand_runs",
+    "find_runs",
+    "index_of_runs",
+    "runs_of_index",
+    "runs_of_mask",
+]
 
 # Shape (n_runs, 2): first row, and the row after the last, of each run.
 Runs = npt.NDArray[np.intp]
@@ -128,3 +135,19 @@ def expand_runs(runs: Runs) -> Iterator[npt.NDArray[np.intp]]:
         place = np.arange(begin, stop, dtype=np.intp)
         which = np.searchsorted(ends, place, side="right")
         yield runs[which, 1] - (ends[which] - place)
+
+
+def index_of_runs(runs: Runs) -> npt.NDArray[np.intp]:
+    """Return the row indices of some runs as one array.
+
+    Examples
+    --------
+    >>> index_of_runs(np.array([[3, 5], [0, 2]])).tolist()
+    [3, 4, 0, 1]
+    """
+    index = np.empty(int((runs[:, 1] - runs[:, 0]).sum()), dtype=np.intp)
+    place = 0
+    for chunk in expand_runs(runs):
+        index[place : place + len(chunk)] = chunk
+        place += len(chunk)
+    return index

@@ -19,7 +19,6 @@ import os
 import sys
 import tempfile
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,28 +30,34 @@ import numpy.typing as npt
 from skl_mmap._units import format_bytes
 from skl_mmap.exceptions import NotEnoughDiskError, SegmentLostError
 from skl_mmap.memory import _libc
+from skl_mmap.memory._filling import fill_array, write_array
 from skl_mmap.memory._placement import Placement
 
 __all__ = [
     "Segment",
     "SegmentHandle",
+    "allocate",
     "attach_segment",
     "create_range_segment",
     "create_segment",
-    "iterate_stored",
+    "new_segment",
     "open_file_segment",
 ]
 
 if sys.platform == "linux":
     from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SHRINK, F_SEAL_WRITE, fcntl
 
-# Enough for the kernel to work at full speed, little enough to look at the clock.
-_FILL_CHUNK_BYTES = 16 << 20
-# Making huge pages is given up when it takes longer than writing small ones does. In
-# fragmented memory the kernel would spend ten times as long on moving pages about.
-_MIN_HUGE_PAGE_RATE = 2e9  # bytes per second
-_HUGE_PAGE_PATIENCE_SECONDS = 0.02
-_WRITE_CHUNK_BYTES = 8 << 20
+    _SIZE_SEALS = F_SEAL_SHRINK | F_SEAL_GROW
+    _F_SEAL_FUTURE_WRITE = 0x10  # Linux 5.1; fcntl has the name from Python 3.13 on
+    # The best that the kernel takes. F_SEAL_WRITE is refused (EBUSY) while anything
+    # looks at one of the pages (compaction, say), or a child that was forked while the
+    # file was filled has inherited the mapping.
+    _SEALS = (
+        _SIZE_SEALS | _F_SEAL_FUTURE_WRITE,
+        _SIZE_SEALS | F_SEAL_WRITE,
+        _SIZE_SEALS,
+    )
+
 _RANGE_CHUNK_ROWS = 1 << 16
 _NAME_PREFIX = "skl_mmap-"
 
@@ -129,10 +134,27 @@ class Segment:
             os.getpid(), self.fd, *self.identity, self.n_bytes, self.path
         )
 
+    def discard(self) -> None:
+        """Close the file of a segment that nobody was given, at once.
+
+        The traceback of an error would keep it open.
+        """
+        self._finalizer()
+
     def seal(self) -> None:
-        """Forbid everybody to alter or truncate the data under a reader."""
-        if self.is_memfd:
-            fcntl(self.fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
+        """Forbid everybody to alter or truncate the data under a reader.
+
+        Whoever filled it has unmapped it: nothing can be written to it from now on.
+        """
+        if not self.is_memfd:
+            return
+        for seals in _SEALS:
+            try:
+                fcntl(self.fd, F_ADD_SEALS, seals)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EBUSY):
+                    raise
 
     def read_into(self, address: int, n_bytes: int, file_offset: int) -> None:
         """Copy bytes of the file to an address, whatever the alignment."""
@@ -241,9 +263,8 @@ def create_segment(
     One pass over the data, at about the speed of ``numpy.copyto`` into fresh memory.
     """
     what = what or f"an array of shape {data.shape} and dtype {data.dtype}"
-    segment = _new_segment(data.nbytes, placement, what)
-    begin = _fill_huge_pages(segment.fd, data) if segment.is_memfd else 0
-    _write(segment.fd, data, begin)
+    segment = new_segment(data.nbytes, placement, what)
+    fill_array(segment.fd, data, can_use_huge_pages=segment.is_memfd)
     segment.seal()
     return segment
 
@@ -255,16 +276,24 @@ def create_range_segment(n_rows: int, placement: Placement) -> Segment:
     """
     item_bytes = np.dtype(np.intp).itemsize
     what = f"the row indices of {n_rows} rows"
-    segment = _new_segment(n_rows * item_bytes, placement, what)
+    segment = new_segment(n_rows * item_bytes, placement, what)
     for start in range(0, n_rows, _RANGE_CHUNK_ROWS):
         stop = min(start + _RANGE_CHUNK_ROWS, n_rows)
-        _write(segment.fd, np.arange(start, stop, dtype=np.intp), 0, start * item_bytes)
+        rows = np.arange(start, stop, dtype=np.intp)
+        write_array(segment.fd, rows, start * item_bytes)
     segment.seal()
     return segment
 
 
-def _new_segment(n_bytes: int, placement: Placement, what: str) -> Segment:
-    on_disk = placement.choose(n_bytes, what) == "disk"
+def new_segment(
+    n_bytes: int, placement: Placement, what: str, *, more_bytes: int | None = None
+) -> Segment:
+    """Make an empty segment; see `create_segment`.
+
+    `more_bytes` says how much more memory will be in use, if not `n_bytes`.
+    """
+    needed_bytes = n_bytes if more_bytes is None else more_bytes
+    on_disk = placement.choose(needed_bytes, what) == "disk"
     if not _libc.can_remap():
         return _create_named(n_bytes, placement.folder, what)
     if on_disk:
@@ -287,7 +316,7 @@ def _create_on_disk(n_bytes: int, folder: str, what: str) -> Segment:
             fd, path = tempfile.mkstemp(prefix=_NAME_PREFIX, dir=folder)
             os.unlink(path)
         segment = Segment(fd, n_bytes)
-        _allocate(fd, n_bytes)
+        _allocate(segment, n_bytes)
     return segment
 
 
@@ -295,16 +324,35 @@ def _create_named(n_bytes: int, folder: str, what: str) -> Segment:
     with _full_disk_explained(n_bytes, folder, what):
         fd, path = tempfile.mkstemp(prefix=_NAME_PREFIX, dir=folder)
         segment = Segment(fd, n_bytes, path=path, is_temporary=True)
-        _allocate(fd, n_bytes)
+        _allocate(segment, n_bytes)
     return segment
 
 
-def _allocate(fd: int, n_bytes: int) -> None:
+def allocate(segment: Segment, n_bytes: int, folder: str, what: str) -> None:
+    """Make a segment larger.
+
+    Raises
+    ------
+    NotEnoughDiskError
+        If its disk has no room.
+    """
+    if segment.is_memfd:
+        os.ftruncate(segment.fd, n_bytes)
+        return
+    with _full_disk_explained(n_bytes, folder, what):
+        _allocate(segment, n_bytes)
+
+
+def _allocate(segment: Segment, n_bytes: int) -> None:
     """Take the room first: a full disk must be an error here, not a SIGBUS later."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, n_bytes)
-    else:  # pragma: no cover - macOS, Windows
-        os.truncate(fd, n_bytes)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(segment.fd, 0, n_bytes)
+        else:  # pragma: no cover - macOS, Windows
+            os.truncate(segment.fd, n_bytes)
+    except OSError:
+        segment.discard()
+        raise
 
 
 @contextlib.contextmanager
@@ -318,88 +366,3 @@ def _full_disk_explained(n_bytes: int, folder: str, what: str) -> Iterator[None]
             f"{folder!r} has no room for {format_bytes(n_bytes)} for {what} "
             f"({error.strerror}). Pass store= a folder with that much room."
         ) from error
-
-
-def _fill_huge_pages(fd: int, data: npt.NDArray[Any]) -> int:
-    """Fill the front of a memfd in huge pages, and return how many bytes that were.
-
-    Ordinary tmpfs pages cost more to allocate than to fill, and make random access
-    slower than in numpy's own arrays. MADV_COLLAPSE makes one huge page out of 512
-    small ones; as only the first of them exists yet, there is nothing to copy, and
-    the data is then written at full speed. Needs Linux 6.1 but no system setting.
-    """
-    front_bytes = data.nbytes - data.nbytes % _libc.HUGE_PAGE_BYTES
-    if not front_bytes or not _is_contiguous(data):
-        return 0
-    reserved_bytes = front_bytes + _libc.HUGE_PAGE_BYTES
-    try:
-        reserved = _libc.reserve(reserved_bytes)
-    except OSError:
-        return 0
-    try:
-        address = -(-reserved // _libc.HUGE_PAGE_BYTES) * _libc.HUGE_PAGE_BYTES
-        _libc.map_file(address, front_bytes, fd, 0, writable=True, shared=True)
-        return _collapse_and_copy(data, address, front_bytes)
-    except OSError:
-        return 0  # no room for the mapping: all of it is written in small pages
-    finally:
-        _libc.unmap(reserved, reserved_bytes)
-
-
-def _collapse_and_copy(data: npt.NDArray[Any], address: int, n_bytes: int) -> int:
-    source = data.__array_interface__["data"][0]
-    spare_seconds = _HUGE_PAGE_PATIENCE_SECONDS
-    begin = 0
-    while begin < n_bytes and spare_seconds > 0:
-        chunk_bytes = min(_FILL_CHUNK_BYTES, n_bytes - begin)
-        started = time.perf_counter()
-        for huge_page in range(begin, begin + chunk_bytes, _libc.HUGE_PAGE_BYTES):
-            _libc.touch(address + huge_page)
-        if not _libc.advise(address + begin, chunk_bytes, _libc.MADV_COLLAPSE):
-            break
-        spare_seconds += chunk_bytes / _MIN_HUGE_PAGE_RATE
-        spare_seconds -= time.perf_counter() - started
-        _libc.move(address + begin, source + begin, chunk_bytes)
-        begin += chunk_bytes
-    return begin
-
-
-def _is_contiguous(data: npt.NDArray[Any]) -> bool:
-    return data.flags.c_contiguous or data.flags.f_contiguous
-
-
-def iterate_stored(
-    data: npt.NDArray[Any], chunk_bytes: int, begin: int = 0
-) -> Iterator[tuple[int, int]]:
-    """Yield address and size of an array's bytes in the order they are stored in.
-
-    Contiguous arrays are walked through where they lie; of others, so many rows are
-    made contiguous at a time. `begin` skips bytes of a contiguous array.
-    """
-    if _is_contiguous(data):
-        address = data.__array_interface__["data"][0]
-        for start in range(begin, data.nbytes, chunk_bytes):
-            yield address + start, min(chunk_bytes, data.nbytes - start)
-        return
-    n_rows = chunk_bytes // (data.nbytes // len(data))
-    if n_rows == 0:  # rows larger than a chunk
-        for row in data:
-            yield from iterate_stored(np.ascontiguousarray(row), chunk_bytes)
-        return
-    for start in range(0, len(data), n_rows):
-        block = np.ascontiguousarray(data[start : start + n_rows])
-        yield block.__array_interface__["data"][0], block.nbytes
-
-
-def _write(fd: int, data: npt.NDArray[Any], begin: int, file_offset: int = 0) -> None:
-    """Write the bytes of `data` from `begin` on."""
-    place = file_offset + begin
-    for address, n_bytes in iterate_stored(data, _WRITE_CHUNK_BYTES, begin):
-        _write_all(fd, memoryview(_libc.bytes_at(address, n_bytes)), place)
-        place += n_bytes
-
-
-def _write_all(fd: int, view: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(view):
-        done += os.pwrite(fd, view[done:], offset + done)

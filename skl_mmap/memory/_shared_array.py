@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap.memory._closing import (
+    WeakMethod,
+    close_array,
+    close_at_exit,
+    forbid_use,
+)
 from skl_mmap.memory._mapping import find_mapping
 from skl_mmap.memory._row_selection import select_rows
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["SharedArray"]
 
@@ -25,6 +35,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     Everything else returns a plain ``ndarray``, but for views (slices, transposes,
     reshapes), which stay shared. Pickling is by value.
 
+    It is a context manager that calls `close` at its end.
+
     Notes
     -----
     The class holds no state. What is shared is found by the address of the memory,
@@ -32,8 +44,17 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     sent to workers as a reference.
     """
 
+    # Called by close(): what was done for this array alone is undone there.
+    on_close: Callable[[], object] | None = None
+
     # As numpy.memmap: in numpy's functions, plain arrays win.
     __array_priority__ = -100.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    close = WeakMethod(close_array)
+    __exit__ = WeakMethod(close_at_exit)
 
     def __getitem__(self, key: Any) -> Any:
         joined = select_rows(self, key, SharedArray)
@@ -65,11 +86,11 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         return np.asarray(self).__deepcopy__(memo)
 
     def __array_wrap__(self, array: Any, context: Any = None, *args: Any) -> Any:
-        # The signature of NumPy 2; NumPy 1 does not pass return_scalar, and wants
-        # zero-dimensional results of ufuncs as they are.
+        # The signature of NumPy 2; NumPy 1 does not pass return_scalar, and expects a
+        # scalar for every result without dimensions.
         if self is array:
             return array
-        if args and args[0]:
+        if args[0] if args else array.ndim == 0:
             return array[()]
         return array.view(np.ndarray)
 
@@ -109,3 +130,5 @@ _PLAIN_METHODS = (
 )
 for _name in _PLAIN_METHODS:
     setattr(SharedArray, _name, _delegate(_name))
+
+forbid_use(SharedArray)

@@ -22,16 +22,19 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap.memory import _libc
-from skl_mmap.memory._handles import ArrayHandle, describe
-from skl_mmap.memory._mapping import Settings
+from skl_mmap.memory._adoption import adopt
+from skl_mmap.memory._filling import iterate_stored, stored_order
+from skl_mmap.memory._handles import ArrayHandle, contiguous_strides, describe
+from skl_mmap.memory._mapping import Mapping, Settings
 from skl_mmap.memory._placement import Placement
+from skl_mmap.memory._reordering import create_in_other_order, iterate_other_order
 from skl_mmap.memory._segment import (
     Segment,
     create_range_segment,
     create_segment,
-    iterate_stored,
 )
 from skl_mmap.memory._user_files import describe_memmap
+from skl_mmap.monitor._records import note
 
 __all__ = ["Store"]
 
@@ -44,8 +47,10 @@ _TRIM_BYTES = 32 << 20
 class _Entry:
     """One array that is shared, and the segment that holds its bytes."""
 
-    def __init__(self, array: npt.NDArray[Any], segment: Segment, epoch: int) -> None:
-        self.layout = _layout_of(array)
+    def __init__(
+        self, array: npt.NDArray[Any], segment: Segment, epoch: int, order: str | None
+    ) -> None:
+        self.layout = _layout_of(array, order)
         self.segment_ref = weakref.ref(segment)
         # Kept as long as the source lives; see adopt().
         self.segment: Segment | None = None
@@ -87,32 +92,49 @@ class Store:
         Where new segments live.
     settings : Settings
         How their arrays are handed to tasks.
+    can_adopt : bool
+        Whether the memory of an array may be taken for a segment instead of copied.
 
     Notes
     -----
     Safe to be used by several threads.
     """
 
-    def __init__(self, placement: Placement, settings: Settings) -> None:
+    def __init__(
+        self, placement: Placement, settings: Settings, *, can_adopt: bool = False
+    ) -> None:
         self.placement = placement
         self.settings = settings
+        self.can_adopt = can_adopt
+        self._adopted: list[Mapping] = []
         self._entries: list[_Entry] = []
         self._identity: tuple[ArrayHandle, Segment] | None = None
         self._epoch = 0
         self._lock = threading.Lock()
 
+    @property
+    def call(self) -> int:
+        """Number of the current call: what was shared in it is still believed."""
+        return self._epoch
+
     def next_call(self) -> None:
         """Believe nothing any more: the caller may have changed its arrays."""
         with self._lock:
             self._epoch += 1
+            self._adopted = [m for m in self._adopted if m.is_at(0, m.n_bytes)]
 
-    def share(self, array: npt.NDArray[Any]) -> tuple[ArrayHandle, Segment] | None:
+    def share(
+        self, array: npt.NDArray[Any], *, order: str | None = None
+    ) -> tuple[ArrayHandle, Segment] | None:
         """Share an array, or find out that it is shared already.
 
         Parameters
         ----------
         array : ndarray
             Without objects, and not empty.
+        order : {"C", "F"}, optional
+            How its elements should follow each other in shared memory; as they do in
+            `array` by default.
 
         Returns
         -------
@@ -130,14 +152,24 @@ class Store:
         O(n) in bytes: one copy at first sight, one comparison (about 10 GB/s) when
         the array is met again in another call, and O(1) within a call.
         """
-        described = describe(array, self.settings) or describe_memmap(
-            array, self.settings
-        )
+        order = None if _has_order(array, order) else order
+        described = None
+        if order is None:
+            described = describe(array, self.settings) or describe_memmap(
+                array, self.settings
+            )
         if described is not None:
             return described
         with self._lock:
-            segment = self._find(array) or self._add(array)
-        return None if segment is None else (self._handle(array, segment), segment)
+            segment = self._find(array, order)
+            if segment is None and order is None and self.can_adopt:
+                described = self._adopt(array)
+                if described is not None:
+                    return described
+            segment = segment or self._add(array, order)
+        if segment is None:
+            return None
+        return self._handle(array, segment, order), segment
 
     def identity(self, n_rows: int) -> tuple[ArrayHandle, Segment] | None:
         """Share the array ``0, 1, ..., n_rows - 1`` or a longer one.
@@ -160,10 +192,11 @@ class Store:
         """Let go of everything; tasks in flight and results keep what they use."""
         with self._lock:
             self._entries.clear()
+            self._adopted.clear()
             self._identity = None
 
-    def _find(self, array: npt.NDArray[Any]) -> Segment | None:
-        layout = _layout_of(array)
+    def _find(self, array: npt.NDArray[Any], order: str | None) -> Segment | None:
+        layout = _layout_of(array, order)
         alive = []
         found = None
         for entry in self._entries:
@@ -176,7 +209,7 @@ class Store:
             is_of_array = entry.is_of(array)
             if is_of_array and entry.epoch == self._epoch:
                 found = segment
-            elif _holds(segment, array):
+            elif _holds(segment, array, order):
                 entry.adopt(array, segment, self._epoch)
                 found = segment
             elif is_of_array:
@@ -184,12 +217,24 @@ class Store:
         self._entries = alive
         return found
 
-    def _add(self, array: npt.NDArray[Any]) -> Segment | None:
-        segment = self._unless_out_of_files(create_segment, array, self.placement)
+    def _adopt(self, array: npt.NDArray[Any]) -> tuple[ArrayHandle, Segment] | None:
+        adopted = adopt(_owner_of(array), self.placement, self.settings)
+        if isinstance(adopted, str):
+            note(
+                f"an array of shape {array.shape} and dtype {array.dtype} was copied "
+                f"and not adopted: {adopted}"
+            )
+            return None
+        self._adopted.append(adopted)
+        return describe(array, self.settings)
+
+    def _add(self, array: npt.NDArray[Any], order: str | None) -> Segment | None:
+        create = create_segment if order is None else create_in_other_order
+        segment = self._unless_out_of_files(create, array, self.placement)
         if array.nbytes >= _TRIM_BYTES:
             _libc.trim_heap()
         if segment is not None:
-            self._entries.append(_Entry(array, segment, self._epoch))
+            self._entries.append(_Entry(array, segment, self._epoch, order))
         return segment
 
     @staticmethod
@@ -203,14 +248,16 @@ class Store:
                 return None
             raise
 
-    def _handle(self, array: npt.NDArray[Any], segment: Segment) -> ArrayHandle:
+    def _handle(
+        self, array: npt.NDArray[Any], segment: Segment, order: str | None = None
+    ) -> ArrayHandle:
         return ArrayHandle(
             segment.handle(),
             ((0, segment.n_bytes),),
             0,
             array.dtype,
             array.shape,
-            _stored_strides(array),
+            _stored_strides(array, order),
             self.settings,
         )
 
@@ -228,31 +275,34 @@ def _owner_of(array: npt.NDArray[Any]) -> Any:
     return owner if owner.nbytes == array.nbytes else array
 
 
-def _stored_strides(array: npt.NDArray[Any]) -> tuple[int, ...]:
+def _has_order(array: npt.NDArray[Any], order: str | None) -> bool:
+    if order == "F":
+        return array.flags.f_contiguous
+    return order is None or not array.flags.f_contiguous or array.flags.c_contiguous
+
+
+def _stored_strides(
+    array: npt.NDArray[Any], order: str | None = None
+) -> tuple[int, ...]:
     """Strides of an array in its segment: Fortran order is kept, gaps are not.
 
     The same that pickling does, so that workers see what they see with loky.
     """
-    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
-    shape = array.shape if order == "C" else array.shape[::-1]
-    strides = []
-    stride = array.itemsize
-    for length in reversed(shape):
-        strides.append(stride)
-        stride *= length
-    return tuple(reversed(strides)) if order == "C" else tuple(strides)
+    return contiguous_strides(array.shape, array.itemsize, order or stored_order(array))
 
 
 def _place_of(array: npt.NDArray[Any]) -> tuple[Any, ...]:
     return array.__array_interface__["data"][0], array.strides
 
 
-def _layout_of(array: npt.NDArray[Any]) -> tuple[Any, ...]:
-    return array.shape, _stored_strides(array), array.dtype
+def _layout_of(array: npt.NDArray[Any], order: str | None) -> tuple[Any, ...]:
+    return array.shape, _stored_strides(array, order), array.dtype
 
 
-def _holds(segment: Segment, array: npt.NDArray[Any]) -> bool:
+def _holds(segment: Segment, array: npt.NDArray[Any], order: str | None) -> bool:
     """Whether a segment holds exactly the bytes of an array."""
+    if order is not None:
+        return _holds_in_other_order(segment, array)
     buffer = np.empty(min(_COMPARE_CHUNK_BYTES, segment.n_bytes), dtype=np.uint8)
     offset = 0
     for address, n_bytes in iterate_stored(array, _COMPARE_CHUNK_BYTES):
@@ -260,4 +310,17 @@ def _holds(segment: Segment, array: npt.NDArray[Any]) -> bool:
         if not _libc.compare(buffer.ctypes.data, address, n_bytes):
             return False
         offset += n_bytes
+    return True
+
+
+def _holds_in_other_order(segment: Segment, array: npt.NDArray[Any]) -> bool:
+    buffer = np.empty(0, dtype=np.uint8)
+    offset = 0
+    for part in iterate_other_order(array):
+        if len(buffer) < part.nbytes:
+            buffer = np.empty(part.nbytes, dtype=np.uint8)
+        segment.read_into(buffer.ctypes.data, part.nbytes, offset)
+        if not _libc.compare(buffer.ctypes.data, part.ctypes.data, part.nbytes):
+            return False
+        offset += part.nbytes
     return True

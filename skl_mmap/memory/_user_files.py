@@ -7,13 +7,13 @@ they are.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from skl_mmap.memory import _libc
+from skl_mmap.memory._areas import offset_in_file
 from skl_mmap.memory._handles import ArrayHandle
 from skl_mmap.memory._mapping import Settings, has_overlap
 from skl_mmap.memory._segment import Segment, open_file_segment
@@ -61,7 +61,9 @@ def describe_memmap(
     if segment is None:
         return None
     address = array.__array_interface__["data"][0]
-    file_offset = _offset_in(segment, address)
+    # The kernel's table is believed rather than the name of the file: the name may
+    # belong to another file by now.
+    file_offset = offset_in_file(address, segment.identity)
     if file_offset is None:
         return None
     low, high = _extent(array)
@@ -86,23 +88,3 @@ def _extent(array: npt.NDArray[Any]) -> tuple[int, int]:
         low += min((length - 1) * stride, 0)
         high += max((length - 1) * stride, 0)
     return low, high + array.itemsize
-
-
-def _offset_in(segment: Segment, address: int) -> int | None:
-    """Return the place in the file of a mapped address, as the kernel sees it.
-
-    The kernel's table is believed rather than the name of the file: the name may
-    belong to another file by now.
-    """
-    device, inode = segment.identity
-    wanted = (os.major(device), os.minor(device), inode)
-    with open("/proc/self/maps", "rb") as maps:
-        for line in maps:
-            place, _, offset, numbers, found_inode = line.split(None, 5)[:5]
-            start, stop = (int(number, 16) for number in place.split(b"-"))
-            if start <= address < stop:
-                major, minor = (int(number, 16) for number in numbers.split(b":"))
-                if (major, minor, int(found_inode)) != wanted:
-                    return None
-                return int(offset, 16) + address - start
-    return None

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 import skl_mmap
-from skl_mmap.memory import Placement, Segment, Settings, Store, rebuild_array
+from skl_mmap.memory import (
+    Placement,
+    Segment,
+    Settings,
+    Store,
+    _adoption,
+    rebuild_array,
+)
 from skl_mmap.memory._handles import ArrayHandle
 from skl_mmap.memory._mapping import find_mapping
 
@@ -66,6 +74,17 @@ def mapped_bytes(array: npt.NDArray[Any]) -> int:
     return 0 if found is None else found[0].mapped_bytes
 
 
+def own_mapping(make: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Make an array that lies in a mapping of its own, as most large ones do.
+
+    While the heap of this process has a large enough free block, it does not.
+    """
+    kept = []
+    while _adoption._find_foreign_memory(array := make()) and len(kept) < 20:
+        kept.append(array)
+    return array
+
+
 def assert_same_values(result: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
     """Compare bit by bit, so that NaN equals itself, but not what pads records."""
     if expected.dtype.names is None:
@@ -91,10 +110,10 @@ def assert_same(result: Any, expected: Any) -> None:
     assert_same_values(result, expected)
 
 
-def run_python(script: str, *, timeout_seconds: float = 60) -> str:
+def run_python(script: str, *, timeout_seconds: float = 60, **variables: str) -> str:
     """Run a script in an interpreter of its own, and return what it prints."""
     paths = [str(Path(skl_mmap.__file__).parents[1]), str(Path(__file__).parents[2])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | variables
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
         env=environment,

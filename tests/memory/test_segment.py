@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import mmap
 import os
@@ -16,13 +17,14 @@ import pytest
 from hypothesis import given
 
 from skl_mmap.exceptions import NotEnoughDiskError, SegmentLostError
-from skl_mmap.memory import Placement, Segment, rebuild_array
+from skl_mmap.memory import Placement, Segment, _filling, rebuild_array
 from skl_mmap.memory import _segment as segments
 from skl_mmap.memory._segment import (
     SegmentHandle,
     attach_segment,
     create_range_segment,
     create_segment,
+    new_segment,
     open_file_segment,
 )
 from tests import strategies
@@ -63,7 +65,7 @@ def test_large_segments_hold_the_bytes(n_huge_pages: int, extra_bytes: int) -> N
 
 
 def test_chunks_of_rows_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "_FILL_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(_filling, "_FILL_CHUNK_BYTES", 1000)
     base = np.arange(5000, dtype=np.int32).reshape(-1, 5)
     for array in (base[::2], base[:, ::2], base, base.T, base[:, :3].T):
         segment = create_segment(array, MEMORY)
@@ -103,6 +105,38 @@ def test_range_segments_cannot_be_altered() -> None:
     segment = create_range_segment(1000, MEMORY)
     with pytest.raises(PermissionError):
         os.pwrite(segment.fd, b"x", 0)
+
+
+def test_a_mapping_of_somebody_else_does_not_prevent_sealing() -> None:
+    # A child that was forked while the file was filled has inherited the mapping.
+    segment = new_segment(PAGE_BYTES, MEMORY, "a page")
+    with mmap.mmap(segment.fd, PAGE_BYTES, mmap.MAP_SHARED) as inherited:
+        inherited[:5] = b"whole"
+        segment.seal()
+        with pytest.raises(PermissionError):
+            os.pwrite(segment.fd, b"x", 0)
+        with pytest.raises(PermissionError):
+            os.ftruncate(segment.fd, 0)
+    assert content(segment).startswith(b"whole")
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_kernels_without_the_best_seal(
+    is_busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fcntl_of_linux_5_0(fd: int, command: int, seals: int) -> int:
+        if seals & fcntl.F_SEAL_WRITE and is_busy:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        if seals & segments._F_SEAL_FUTURE_WRITE:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return fcntl.fcntl(fd, command, seals)
+
+    monkeypatch.setattr(segments, "fcntl", fcntl_of_linux_5_0)
+    segment = create_segment(np.arange(1000.0), MEMORY)
+    with pytest.raises(PermissionError):
+        os.ftruncate(segment.fd, 0)
+    found = fcntl.fcntl(segment.fd, fcntl.F_GET_SEALS)
+    assert bool(found & fcntl.F_SEAL_WRITE) is not is_busy
 
 
 def test_files_on_the_disk_have_no_name(tmp_path: Path) -> None:
