@@ -22,29 +22,38 @@ from skl_mmap import exceptions
 
 if TYPE_CHECKING:
     from skl_mmap.backend import MmapBackend
-    from skl_mmap.folds import PageFriendly, page_order
+    from skl_mmap.folds import ArrangedSplits, PageFriendly, arrange, page_order
+    from skl_mmap.inputs import load, share
     from skl_mmap.memory import SharedArray
     from skl_mmap.monitor import Measurement, measure
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "ArrangedSplits",
     "Measurement",
     "PageFriendly",
     "SharedArray",
     "__version__",
+    "arrange",
     "exceptions",
+    "load",
     "measure",
     "page_order",
+    "share",
 ]
 
 # Where each lazily imported name lives.
 _MODULES = {
+    "ArrangedSplits": "skl_mmap.folds",
     "Measurement": "skl_mmap.monitor",
     "PageFriendly": "skl_mmap.folds",
     "SharedArray": "skl_mmap.memory",
+    "arrange": "skl_mmap.folds",
+    "load": "skl_mmap.inputs",
     "measure": "skl_mmap.monitor",
     "page_order": "skl_mmap.folds",
+    "share": "skl_mmap.inputs",
 }
 
 

@@ -1,0 +1,320 @@
+"""Tables that know the types of their columns: parquet and Arrow's own formats."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skl_mmap.exceptions import FileFormatError, InvalidParameterError
+from skl_mmap.inputs._block_writer import Part
+from skl_mmap.inputs._columns import Plan, list_names
+from skl_mmap.inputs._formats import import_pyarrow
+from skl_mmap.inputs._target import is_numeric, is_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["ArrowFile", "ParquetFile", "TypedTable"]
+
+_BATCH_BYTES = 4 << 20
+_MAX_BATCH_ROWS = 1 << 16
+# Of the file, read ahead for each column.
+_READ_AHEAD_BYTES = 128 << 10
+# A column of a parquet file that is being read holds about this much (a dictionary, a
+# page, both unpacked), and this many bytes of columns are read at a time.
+_MAX_COLUMN_BYTES = 5 << 19
+_MAX_GROUP_BYTES = 16 << 20
+# More names than this are not listed.
+_MAX_LISTED = 8
+
+
+class TypedTable:
+    """A table with a schema, open for reading; a context manager.
+
+    Subclasses set `schema` in `_open`, and yield record batches from `_batches`.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+
+    Attributes
+    ----------
+    names : list of str
+        The columns.
+    schema : pyarrow.Schema
+        Their types.
+    n_bytes : int
+        Size of the file.
+    exact_rows : int or None
+        Rows, if their number is known before all is read. Then the columns may come
+        a few at a time.
+    """
+
+    schema: Any
+    exact_rows: int | None = None
+
+    def __init__(self, path: str) -> None:
+        self._pa = import_pyarrow(path)
+        self.path = path
+        self.n_bytes = os.stat(path).st_size
+        self._stack = ExitStack()
+        try:
+            self._open()
+        except (self._pa.ArrowException, OSError) as error:
+            self._stack.close()
+            raise FileFormatError(
+                f"{path} cannot be opened: {error}. It is damaged, was cut off, or is "
+                "still being written; get it anew."
+            ) from error
+        self.names = list(self.schema.names)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the file, and give back what pyarrow keeps for later."""
+        self._stack.close()
+        self._pa.default_memory_pool().release_unused()
+
+    def default_features(self, target: str | None) -> tuple[str, ...]:
+        """Return all columns of numbers but the target."""
+        features = tuple(
+            field.name
+            for field in self.schema
+            if is_numeric(field.type) and field.name != target
+        )
+        if not features:
+            fields = list(self.schema)[:_MAX_LISTED]
+            types = ", ".join(f"{field.name!r} {field.type}" for field in fields)
+            raise InvalidParameterError(
+                f"{self.path} has no column of numbers that could be X; its columns "
+                f"are {types or 'none'}. Encode them as numbers before."
+            )
+        return features
+
+    def default_dtype(self, features: tuple[str, ...]) -> np.dtype[Any]:
+        """Return the common type of some columns.
+
+        Raises
+        ------
+        InvalidParameterError
+            If one is not made of numbers.
+        """
+        self._check_numeric(features)
+        types = {self.schema.field(name).type.to_pandas_dtype() for name in features}
+        return np.dtype(np.result_type(*types))
+
+    def parts(self, plan: Plan) -> Iterator[Part]:
+        """Read the file.
+
+        Raises
+        ------
+        FileFormatError
+            If the file is damaged.
+        InvalidParameterError
+            If a column has a type that cannot be used.
+        """
+        self._check_numeric(plan.features)
+        if plan.target is not None:
+            self._check_target(plan.target)
+        n_rows = 0
+        batches = self._batches(plan.names)
+        while True:
+            try:
+                batch, first_row, done_bytes, expected_rows = next(batches)
+            except StopIteration:
+                return
+            except (self._pa.ArrowException, OSError) as error:
+                raise FileFormatError(
+                    f"{self.path} cannot be read beyond row {n_rows}: {error}. It is "
+                    "damaged or was cut off; get it anew."
+                ) from error
+
+            def locate(row: int, first: int = first_row) -> str:
+                return f"row {first + row}"
+
+            table = self._pa.Table.from_batches([batch])
+            n_rows = first_row + batch.num_rows
+            del batch  # so that no batch is kept while the next one is read
+            yield Part(table, locate, first_row, done_bytes, expected_rows)
+            del table
+
+    @property
+    def row_group_rows(self) -> list[int]:
+        """Rows of each row group; empty where there are none."""
+        return []
+
+    def count_rows(self) -> int | None:
+        """Count the rows from metadata; None if there is none."""
+        raise NotImplementedError
+
+    def _check_numeric(self, features: tuple[str, ...]) -> None:
+        for name in features:
+            type_ = self.schema.field(name).type
+            if not is_numeric(type_):
+                numeric = [f.name for f in self.schema if is_numeric(f.type)]
+                raise InvalidParameterError(
+                    f"column {name!r} of {self.path} is {type_}, and X can only hold "
+                    f"numbers. Columns of numbers are {list_names(numeric)}; encode "
+                    "the others before, or leave them out."
+                )
+
+    def _check_target(self, name: str) -> None:
+        type_ = self.schema.field(name).type
+        if not is_numeric(type_) and not is_text(type_):
+            raise InvalidParameterError(
+                f"target={name!r} of {self.path} is {type_}, which is neither numbers "
+                "nor text. Convert the column before."
+            )
+
+    def _batch_rows(self, names: list[str]) -> int:
+        row_bytes = sum(_width(self.schema.field(name).type) for name in names)
+        return min(max(_BATCH_BYTES // row_bytes, 1), _MAX_BATCH_ROWS)
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def _batches(self, names: list[str]) -> Iterator[tuple[Any, int, int, int]]:
+        """Yield a batch, its first row, how much was read, and rows to expect."""
+        raise NotImplementedError
+
+
+class ParquetFile(TypedTable):
+    """A parquet file."""
+
+    def _open(self) -> None:
+        from pyarrow import parquet
+
+        self._file = self._stack.enter_context(
+            parquet.ParquetFile(
+                self.path, buffer_size=_READ_AHEAD_BYTES, pre_buffer=False
+            )
+        )
+        self.schema = self._file.schema_arrow
+        self.exact_rows = int(self._file.metadata.num_rows)
+
+    def count_rows(self) -> int | None:
+        """Return the number of rows."""
+        return self.exact_rows
+
+    @property
+    def row_group_rows(self) -> list[int]:
+        """Rows of each row group."""
+        metadata = self._file.metadata
+        return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+    def _batches(self, names: list[str]) -> Iterator[tuple[Any, int, int, int]]:
+        n_rows = self.exact_rows or 0
+        column_groups = self._column_groups(names)
+        n_done = first_row = 0
+        for group, group_rows in enumerate(self.row_group_rows):
+            for columns in column_groups:
+                place = first_row
+                for batch in self._file.iter_batches(
+                    self._batch_rows(columns), row_groups=[group], columns=columns
+                ):
+                    n_done += batch.num_rows * len(columns)
+                    done_bytes = self.n_bytes * n_done // (n_rows * len(names))
+                    yield batch, place, done_bytes, n_rows
+                    place += batch.num_rows
+                    del batch
+                self._pa.default_memory_pool().release_unused()
+            first_row += group_rows
+
+    def _column_groups(self, names: list[str]) -> list[list[str]]:
+        """Divide columns into groups that can be unpacked at the same time."""
+        metadata = self._file.metadata
+        costs: dict[str, int] = {}
+        for group in range(metadata.num_row_groups):
+            for place in range(metadata.num_columns):
+                chunk = metadata.row_group(group).column(place)
+                # What is unpacked, and the same again as a dictionary.
+                cost = min(2 * chunk.total_uncompressed_size, _MAX_COLUMN_BYTES)
+                name = chunk.path_in_schema
+                costs[name] = max(costs.get(name, 0), cost)
+        groups: list[list[str]] = [[]]
+        n_bytes = 0
+        for name in names:
+            cost = costs.get(name, _MAX_COLUMN_BYTES)
+            if groups[-1] and n_bytes + cost > _MAX_GROUP_BYTES:
+                groups.append([])
+                n_bytes = 0
+            groups[-1].append(name)
+            n_bytes += cost
+        return groups
+
+
+class ArrowFile(TypedTable):
+    """An Arrow IPC file, which Feather version 2 is, or an Arrow stream.
+
+    Batches that are not compressed are read where they lie; a compressed one is
+    unpacked with all of its columns. (Leaving some out would make pyarrow copy those
+    that are not compressed.)
+    """
+
+    def _open(self) -> None:
+        ipc = self._pa.ipc
+        self._source = self._stack.enter_context(self._pa.memory_map(self.path))
+        is_file = self._source.read(6) == b"ARROW1"
+        self._open_reader = ipc.open_file if is_file else ipc.open_stream
+        self._is_stream = not is_file
+        self._source.seek(0)
+        with self._open_reader(self._source) as reader:
+            self.schema = reader.schema
+
+    def count_rows(self) -> int | None:
+        """Count the rows from metadata; None for streams, which have none."""
+        if self._is_stream:
+            return None
+        self._source.seek(0)
+        with self._open_reader(self._source) as reader:
+            if hasattr(reader, "count_rows"):
+                return int(reader.count_rows())
+            # Older releases of pyarrow: compressed batches are unpacked for it.
+            batches = map(reader.get_batch, range(reader.num_record_batches))
+            return sum(int(batch.num_rows) for batch in batches)
+
+    def _batches(self, names: list[str]) -> Iterator[tuple[Any, int, int, int]]:
+        self._source.seek(0)
+        n_done = 0
+        step = self._batch_rows(names)
+        with self._open_reader(self._source) as reader:
+            for whole, done_bytes in self._record_batches(reader):
+                first_row = n_done
+                n_done += whole.num_rows
+                expected = n_done * self.n_bytes // max(done_bytes, 1)
+                for start in range(0, whole.num_rows, step):
+                    part = whole.slice(start, step).select(names)
+                    yield part, first_row + start, done_bytes, expected
+                    del part
+                del whole
+
+    def _record_batches(self, reader: Any) -> Iterator[tuple[Any, int]]:
+        if self._is_stream:
+            with contextlib.suppress(StopIteration):
+                while True:
+                    yield reader.read_next_batch(), self._source.tell()
+            return
+        n_batches = reader.num_record_batches
+        for index in range(n_batches):
+            yield reader.get_batch(index), self.n_bytes * (index + 1) // n_batches
+
+
+def _width(type_: Any) -> int:
+    """Bytes of one value, or a guess where they differ."""
+    try:
+        return max(int(type_.bit_width) // 8, 1)
+    except ValueError:
+        return 32
