@@ -1,22 +1,37 @@
-"""Folds whose rows can be mapped: page-friendly order, and a splitter that uses it."""
+"""Folds whose rows can be mapped: page-friendly order, and data in fold order."""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
+from skl_mmap.folds._element_order import element_ordered_runs
 from skl_mmap.folds._page_order import page_order, page_ordered_runs
 
 if TYPE_CHECKING:
+    from skl_mmap.folds._arrange import arrange
+    from skl_mmap.folds._arranged_splits import ArrangedSplits
     from skl_mmap.folds._page_friendly import PageFriendly
 
-__all__ = ["PageFriendly", "page_order", "page_ordered_runs"]
+__all__ = [
+    "ArrangedSplits",
+    "PageFriendly",
+    "arrange",
+    "element_ordered_runs",
+    "page_order",
+    "page_ordered_runs",
+]
+
+# These need scikit-learn, and the backend imports this package without it.
+_MODULES = {
+    "ArrangedSplits": "_arranged_splits",
+    "PageFriendly": "_page_friendly",
+    "arrange": "_arrange",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # The splitter is the only part that needs scikit-learn, and the backend imports
-    # this package without it.
-    if name == "PageFriendly":
-        from skl_mmap.folds._page_friendly import PageFriendly
-
-        return PageFriendly
+    """Import what needs scikit-learn when it is first asked for."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.model_selection import check_cv
 
 from skl_mmap.exceptions import InvalidParameterError
-from skl_mmap.folds._page_order import page_order
+from skl_mmap.folds._element_order import order_for
 
 __all__ = ["PageFriendly"]
 
@@ -46,8 +46,8 @@ class PageFriendly(BaseEstimator):  # type: ignore[misc]
     PageFriendly(cv=KFold(n_splits=3, random_state=None, shuffle=False))
     >>> X = np.zeros((9000, 50))
     >>> train, test = list(cv.split(X))[1]
-    >>> train[0], len(train), test[0], len(test)
-    (np.int64(0), 6000, np.int64(3000), 3000)
+    >>> int(train[0]), len(train), int(test[0]), len(test)
+    (0, 6000, 3000, 3000)
     """
 
     def __init__(self, cv: Any = 5) -> None:
@@ -85,7 +85,7 @@ class PageFriendly(BaseEstimator):  # type: ignore[misc]
         if groups is not None:
             params["groups"] = groups
         for train, test in self._splitter(y).split(X, y, **params):
-            yield page_order(train, row_bytes=row_bytes), test
+            yield order_for(train, X, row_bytes=row_bytes), test
 
     def get_n_splits(
         self, X: Any = None, y: Any = None, groups: Any = None, **params: Any

@@ -8,14 +8,14 @@ import mmap
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap.memory import Runs, expand_runs, find_runs
+from skl_mmap.memory import Runs, find_runs, index_of_runs
 
-__all__ = ["page_order", "page_ordered_runs"]
+__all__ = ["page_order", "page_ordered_runs", "sorted_runs"]
 
 # Rows of an index array, of a float64 target and of float64 weights that fill a page.
 # They are indexed by the same train set, so cutting runs to this unit as well maps
 # them too, at the price of less than 512 more copied rows of X for each run.
-_VECTOR_UNIT = mmap.PAGESIZE // 8
+VECTOR_UNIT = mmap.PAGESIZE // 8
 _MAX_RUNS = 4096
 
 
@@ -67,27 +67,22 @@ def page_order(
     runs = page_ordered_runs(train, row_bytes=row_bytes)
     if runs is None:
         return np.asarray(train, dtype=np.intp)
-    ordered = np.empty(len(train), dtype=np.intp)
-    place = 0
-    for chunk in expand_runs(runs):
-        ordered[place : place + len(chunk)] = chunk
-        place += len(chunk)
-    return ordered
+    return index_of_runs(runs)
 
 
 def page_ordered_runs(train: npt.NDArray[np.integer], *, row_bytes: int) -> Runs | None:
     """Return the order of `page_order` as runs, or None if there is nothing to gain."""
     if not len(train):
         return None
-    unit = max(mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, row_bytes), _VECTOR_UNIT)
-    runs = _sorted_runs(train)
+    unit = max(mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, row_bytes), VECTOR_UNIT)
+    runs = sorted_runs(train)
     if runs is None or (runs[:, 1] - runs[:, 0]).max() < 2 * unit:
         return None
-    placed, left_over = _cut(runs, unit)
+    placed, left_over = cut_runs(runs, unit)
     return np.array(placed + left_over, dtype=np.intp)
 
 
-def _sorted_runs(train: npt.NDArray[np.integer]) -> Runs | None:
+def sorted_runs(train: npt.NDArray[np.integer]) -> Runs | None:
     """Return the runs of the train set in ascending order; None if they are many."""
     if int(train.min()) < 0:
         raise ValueError(
@@ -109,7 +104,7 @@ def _sorted_runs(train: npt.NDArray[np.integer]) -> Runs | None:
     return runs
 
 
-def _cut(runs: Runs, unit: int) -> tuple[list[list[int]], list[list[int]]]:
+def cut_runs(runs: Runs, unit: int) -> tuple[list[list[int]], list[list[int]]]:
     """Cut runs to whole units that continue each other's pages.
 
     All placed runs start at the same row modulo the unit as the longest one, which

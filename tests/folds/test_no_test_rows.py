@@ -69,7 +69,7 @@ def test_small_data_of_every_size(
     name: str, row_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So that the order changes for some dozen rows already.
-    monkeypatch.setattr(page_order_module, "_VECTOR_UNIT", 1)
+    monkeypatch.setattr(page_order_module, "VECTOR_UNIT", 1)
     n_checked = n_mapped = 0
     for n_samples in range(2, 41):
         X = numbered(n_samples, row_bytes)
