@@ -49,6 +49,11 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     store : {"auto", "memory", "disk"} or path-like, default="auto"
         Where shared arrays live: in memory (memfd), on disk in the temporary folder
         or the one given, or in memory while there is room.
+    adopt : bool, default=False
+        Share large arrays *in place*: their memory itself becomes shared, so that
+        there is no second copy of X at any time. The arrays stay as they are, and
+        writes to them stay private. No other thread may write to them while a call
+        starts. What cannot be adopted is copied; `skl_mmap.measure` says why.
     idle_worker_timeout : float, default=300
         Seconds after which idle workers stop.
     initializer : callable, optional
@@ -130,10 +135,14 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     def start_call(self) -> None:
         """Begin a call: whatever is shared already has to prove that it is current."""
         options = self._call_options
-        placement, settings = options.placement, options.settings
+        wanted = options.placement, options.settings, options.adopt
         store = self._store
-        if store is None or (store.placement, store.settings) != (placement, settings):
-            self._store = Store(placement, settings)
+        if (
+            store is None
+            or (store.placement, store.settings, store.can_adopt) != wanted
+        ):
+            placement, settings, can_adopt = wanted
+            self._store = Store(placement, settings, can_adopt=can_adopt)
         else:
             store.next_call()
 

@@ -36,6 +36,8 @@ class Options:
         which nearly all of them can be mapped.
     store : {"auto", "memory", "disk"} or path-like, default="auto"
         Where shared arrays live.
+    adopt : bool, default=False
+        Whether arrays are shared in place, without a second copy.
     idle_worker_timeout : float, default=300
         Seconds after which idle workers stop.
     initializer : callable or None, default=None
@@ -50,6 +52,7 @@ class Options:
     mmap_mode: str = "c"
     row_order: str = "exact"
     store: Any = "auto"
+    adopt: bool = False
     idle_worker_timeout: float = 300.0
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
@@ -142,6 +145,15 @@ def _check_row_order(value: Any) -> str:
     )
 
 
+def _check_adopt(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise InvalidParameterError(
+        f"adopt={value!r} does not say whether arrays may be shared in place. Pass "
+        "True or False."
+    )
+
+
 def _check_timeout(value: Any) -> float:
     if isinstance(value, int | float) and value is not True and value > 0:
         return float(value)
@@ -161,6 +173,7 @@ def _check_initializer(value: Any) -> Callable[..., object] | None:
 
 
 _CHECKS: dict[str, Any] = {
+    "adopt": _check_adopt,
     "initializer": _check_initializer,
     "initargs": tuple,
     "min_bytes": _check_min_bytes,

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from loky.backend.reduction import get_loky_pickler
 
+from skl_mmap.backend._object_arrays import rebuild_objects, share_objects
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._row_arguments import RowIndex
 from skl_mmap.exceptions import SklMmapError
+from skl_mmap.inputs._arrow import arrow_reducers
+from skl_mmap.inputs._pandas import column_major_block, pandas_classes, reduce_pandas
+from skl_mmap.inputs._sparse import compressed_classes, reduce_sparse
 from skl_mmap.memory import (
     IndexHandle,
     Runs,
@@ -50,6 +55,8 @@ class _ArrayPickler(_LokyPickler):  # type: ignore[misc]
                 return reduced
         elif type(obj) is RowIndex:
             return self.reduce_index(obj.runs, obj.n_rows)
+        elif (reduced := self.reduce_container(obj)) is not None:
+            return reduced
         override = getattr(super(), "reducer_override", None)
         return NotImplemented if override is None else override(obj)
 
@@ -59,6 +66,10 @@ class _ArrayPickler(_LokyPickler):  # type: ignore[misc]
     def reduce_index(self, runs: Runs, n_rows: int) -> Any:
         raise NotImplementedError  # pragma: no cover - abstract
 
+    def reduce_container(self, obj: Any) -> Any:
+        """Take apart what holds arrays, if it should be put together differently."""
+        return None
+
 
 class _TaskPickler(_ArrayPickler):
     """Shares the arrays of a task, and keeps the segments that it refers to."""
@@ -67,7 +78,45 @@ class _TaskPickler(_ArrayPickler):
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self._store = store
         self._options = options
+        self._reducers = _container_reducers() if options.min_bytes is not None else {}
+        # Arrays that are to be stored in Fortran order, by id, and kept alive by it.
+        self._in_fortran_order: dict[int, npt.NDArray[Any]] = {}
         self.segments: list[Segment] = []
+
+    def reduce_container(self, obj: Any) -> Any:
+        if type(obj) is np.ndarray:
+            return self._reduce_objects(obj)
+        reduce = self._reducers.get(type(obj))
+        if reduce is None:
+            return None
+        reduced = reduce(obj, self._options.min_bytes or 0)
+        if reduced is not None and reduce is reduce_pandas:
+            self._store_in_rows(obj)
+        return reduced
+
+    def _reduce_objects(self, array: npt.NDArray[Any]) -> Any:
+        min_bytes = self._options.min_bytes
+        if min_bytes is None or array.dtype != object or array.nbytes < min_bytes:
+            return None
+        try:
+            shared = share_objects(array, self._store)
+        except (SklMmapError, OSError, MemoryError) as error:
+            raise SharingError(error) from error
+        if shared is None:
+            return None
+        handle, segment = shared
+        self.segments.append(segment)
+        return rebuild_objects, (handle,)
+
+    def _store_in_rows(self, frame: Any) -> None:
+        """Let a frame of numbers become one whose rows can be mapped.
+
+        It changes how its columns lie in memory, and with it the order in which some
+        sums are made: not with row_order="exact".
+        """
+        block = column_major_block(frame) if self._options.row_order == "any" else None
+        if block is not None:
+            self._in_fortran_order[id(block)] = block
 
     def reduce_array(self, array: npt.NDArray[Any]) -> Any:
         memmap = writable_memmap_of(array)
@@ -82,7 +131,8 @@ class _TaskPickler(_ArrayPickler):
         if array.nbytes < min_bytes:
             return None
         try:
-            shared = self._store.share(array)
+            order = "F" if id(array) in self._in_fortran_order else None
+            shared = self._store.share(array, order=order)
         except (SklMmapError, OSError, MemoryError) as error:
             raise SharingError(error) from error
         if shared is None:
@@ -110,6 +160,15 @@ class _ResultPickler(_ArrayPickler):
     def reduce_array(self, array: npt.NDArray[Any]) -> Any:
         described = describe(array)
         return None if described is None else (rebuild_plain, (described[0],))
+
+
+def _container_reducers() -> dict[type[Any], Callable[[Any, int], Any]]:
+    """Return the classes that hold arrays, of the libraries in use here."""
+    return {
+        **dict.fromkeys(compressed_classes(), reduce_sparse),
+        **dict.fromkeys(pandas_classes(), reduce_pandas),
+        **arrow_reducers(),
+    }
 
 
 def _reduce_writable(array: npt.NDArray[Any], memmap: np.memmap[Any, Any]) -> Any:

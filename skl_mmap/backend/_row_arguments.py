@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skl_mmap.backend._options import Options
-from skl_mmap.folds import page_ordered_runs
-from skl_mmap.memory import Runs, index_runs
+from skl_mmap.folds import element_ordered_runs, page_ordered_runs
+from skl_mmap.inputs._pandas import pandas_classes, row_bytes_of
+from skl_mmap.inputs._sparse import is_csr
+from skl_mmap.memory import Runs, index_of_runs, index_runs
 
 __all__ = ["RowIndex", "lighten_waiting", "with_light_rows"]
 
@@ -109,7 +111,13 @@ def _light_item(item: Any, options: Options) -> Any:
 
 
 def _n_rows(values: tuple[Any, ...]) -> int:
-    return max((v.shape[0] for v in values if _is_array(v) and v.ndim), default=0)
+    return max(map(_len_of, filter(_has_rows, values)), default=0)
+
+
+def _has_rows(value: Any) -> bool:
+    if _is_array(value):
+        return bool(value.ndim)
+    return is_csr(value) or type(value) in pandas_classes()
 
 
 def _is_array(value: Any) -> bool:
@@ -176,20 +184,52 @@ def _ordered_train(train: Any, values: tuple[Any, ...]) -> Any:
     if not len(train):
         return train
     n_rows = int(train.max()) + 1
-    sizes = [
-        value.nbytes // len(value)
-        for value in values
-        if _is_array(value) and value.ndim and len(value) >= n_rows
-    ]
     try:
-        runs = page_ordered_runs(train, row_bytes=max(sizes, default=8) or 1)
+        runs = _ordered_runs(train, n_rows, values)
     except ValueError:  # a row that is there twice must keep its place
         return train
     if runs is None:
         return train
     if len(runs) <= _MAX_RUNS:
         return RowIndex(runs, max(n_rows, _n_rows(values)))
-    return np.concatenate([np.arange(*run, dtype=np.intp) for run in runs.tolist()])
+    return index_of_runs(runs)
+
+
+def _ordered_runs(train: Any, n_rows: int, values: tuple[Any, ...]) -> Runs | None:
+    """Order a train set for the largest of the values that it may select from."""
+    rows = [
+        (*size, value)
+        for value in values
+        if (size := _row_bytes(value)) is not None and _len_of(value) >= n_rows
+    ]
+    if not rows:
+        return page_ordered_runs(train, row_bytes=8)
+    _, part_bytes, largest = max(rows, key=lambda row: row[0])
+    if is_csr(largest):
+        return element_ordered_runs(train, largest)
+    return page_ordered_runs(train, row_bytes=part_bytes or 1)
+
+
+def _row_bytes(value: Any) -> tuple[int, int] | None:
+    """Return the bytes of one row, and of the part of it that is mapped on its own.
+
+    None for what has no rows that could be mapped.
+    """
+    if _is_array(value):
+        if not value.ndim or not len(value):
+            return None
+        n_bytes = value.nbytes // len(value)
+        return n_bytes, n_bytes
+    if is_csr(value):
+        n_bytes = value.data.nbytes + value.indices.nbytes
+        n_bytes //= max(value.shape[0], 1)
+        return n_bytes, n_bytes
+    return row_bytes_of(value) if type(value) in pandas_classes() else None
+
+
+def _len_of(value: Any) -> int:
+    n_rows: int = value.shape[0]
+    return n_rows
 
 
 def _ordered_splitter(cv: Any) -> Any:

@@ -69,7 +69,9 @@ class Task:
         except SharingError as error:
             # Raised by the worker, it takes the way of every other error to the user;
             # raised here, loky would turn it into a PicklingError.
-            return FailedTask, error.args
+            (reason,) = error.args
+            _forget_frames(reason)
+            return FailedTask, (reason,)
         return PackedTask, (payload, is_measuring())
 
 
@@ -146,9 +148,7 @@ class _RemoteTraceback(Exception):  # noqa: N818 - the name that loky's users kn
 
 def _failure(error: BaseException, record: TaskRecord) -> Outcome:
     text = "".join(traceback.format_exception(error))
-    # The frames hold the task's arrays, and with them the segments.
-    traceback.clear_frames(error.__traceback__)
-    error.__traceback__ = None
+    _forget_frames(error)
     try:
         pickled = dump_result(error)
     except Exception as pickling_error:  # noqa: BLE001 - anything can happen there
@@ -158,6 +158,14 @@ def _failure(error: BaseException, record: TaskRecord) -> Outcome:
         )
         pickled = dump_result(reason)
     return Outcome(None, pickled, text, record)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of what the frames of an error hold: arrays, and so segments."""
+    while error is not None and error.__traceback__ is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def unpack(outcome: Outcome) -> Any:

@@ -286,7 +286,7 @@ if __name__ == "__main__":
     folder = sys.argv[1]
     X, records = np.arange(200_000.0).reshape(-1, 50), []
     train = np.r_[0:1000, 1801:4000]
-    listen(records.append)
+    listen(records.append, [].append)
     for parameters in ({}, {"row_order": "any"}, {"store": "disk"}):
         with parallel_config(
             backend="mmap", n_jobs=2, min_bytes=1, temp_folder=folder, **parameters

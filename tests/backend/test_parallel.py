@@ -450,7 +450,10 @@ def send_sigint_to(pid: int) -> None:
 
 
 def test_interrupt_in_the_parent_stops_the_tasks() -> None:
-    with use_mmap():
+    # A shell that starts the tests in the background has them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with contextlib.ExitStack() as stack, use_mmap():
+        stack.callback(signal.signal, signal.SIGINT, before)
         start = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             call_each(send_sigint_to, os.getpid(), n_tasks=1)

@@ -100,8 +100,8 @@ class Peers:
         share: Callable[..., Any] = Store.share
 
         @functools.wraps(share)
-        def counted(store: Any, array: Any) -> Any:
-            shared = share(store, array)
+        def counted(store: Any, array: Any, **options: Any) -> Any:
+            shared = share(store, array, **options)
             self.shared += shared is not None
             return shared
 
