@@ -16,6 +16,7 @@ SCENARIOS: dict[str, Callable[[Settings], Iterator[Row]]] = {
         memory.null_loky,
         memory.null_any,
         memory.npy_any,
+        memory.adopt_any,
         memory.sgd_any,
         memory.narrow_any,
         models.knn_stack,

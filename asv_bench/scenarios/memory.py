@@ -18,6 +18,7 @@ from skl_mmap import measure
 from skl_mmap.cli._demo_data import make_friedman
 
 __all__ = [
+    "adopt_any",
     "narrow_any",
     "npy_any",
     "null_any",
@@ -40,6 +41,7 @@ def peak(
     n_columns: int,
     estimator: str = "null",
     path: str | None = None,
+    adopt: bool = False,
 ) -> dict[str, Any]:
     """Measure one cross-validation; runs in a child.
 
@@ -47,6 +49,8 @@ def peak(
     ----------
     path : str or None
         Where to find X as .npy, mapped and not loaded. None to make X in memory.
+    adopt : bool
+        Whether X is shared in place.
     """
     if path is None:
         X, y = make_friedman(n_rows, n_features=n_columns)
@@ -56,7 +60,7 @@ def peak(
         "null": NullRegressor(),
         "sgd": TimedSGDRegressor(max_iter=5, tol=None, random_state=0),
     }[estimator]
-    options = {"row_order": row_order} if backend == "mmap" else {}
+    options = {"row_order": row_order, "adopt": adopt} if backend == "mmap" else {}
     with parallel_config(backend=backend, n_jobs=n_jobs, **options):
         warm(n_jobs, model)
         with measure() as cost:
@@ -150,6 +154,13 @@ def npy_any(settings: Settings) -> Iterator[Row]:
                 target=target,
                 path=path,
             )
+
+
+def adopt_any(settings: Settings) -> Iterator[Row]:
+    """X is shared in place: there is no second one at any moment."""
+    yield _measure(
+        settings, "adopt_any", "mmap", 4, row_order="any", target=0.1, adopt=True
+    )
 
 
 def sgd_any(settings: Settings) -> Iterator[Row]:
