@@ -13,7 +13,14 @@ import numpy.typing as npt
 
 from skl_mmap.exceptions import FallbackWarning, InvalidParameterError
 from skl_mmap.inputs._arrow import is_table, share_table
-from skl_mmap.memory import Placement, Settings, SharedArray, adopt, share_array
+from skl_mmap.memory import (
+    Placement,
+    Settings,
+    SharedArray,
+    adopt,
+    describe,
+    share_array,
+)
 
 __all__ = ["share"]
 
@@ -114,6 +121,12 @@ def _share_ndarray(
     placement: Placement,
     settings: Settings,
 ) -> SharedArray:
+    if isinstance(X, np.ma.MaskedArray):
+        raise InvalidParameterError(
+            f"X of shape {X.shape} is a masked array, and shared memory would hold "
+            "what lies under its mask as if it were data. Pass X.filled(np.nan), or "
+            "X.data if nothing is masked."
+        )
     if X.dtype.hasobject or not X.nbytes:
         what = "holds Python objects" if X.dtype.hasobject else "is empty"
         raise InvalidParameterError(
@@ -139,6 +152,8 @@ def _share_inplace(
 ) -> SharedArray | str:
     if order == "C" and not X.flags.c_contiguous:
         return "another order of its elements was asked for"
+    if describe(X, settings) is not None:
+        return X.view(SharedArray)  # of memory that is shared already
     mapping = adopt(X, placement, settings)
     if isinstance(mapping, str):
         return mapping

@@ -120,6 +120,20 @@ def test_in_place_the_array_is_the_shared_one_until_it_is_closed() -> None:
 
 
 @needs_pages
+def test_in_place_nothing_is_done_for_what_is_shared_already() -> None:
+    X = own_mapping(lambda: make_data(LARGE_BYTES // 400 + 1))
+    Xs = skl_mmap.share(X, inplace=True)
+    for again in (skl_mmap.share(X, inplace=True), skl_mmap.share(Xs, inplace=True)):
+        assert again.ctypes.data == X.ctypes.data
+    copied = skl_mmap.share(make_data())
+    assert skl_mmap.share(copied, inplace=True).ctypes.data == copied.ctypes.data
+    X[0] = -1.0  # private to X: not what is shared any more
+    with pytest.warns(FallbackWarning, match="mapped from a file"):
+        changed = skl_mmap.share(X, inplace=True)
+    np.testing.assert_array_equal(changed, X)
+
+
+@needs_pages
 def test_in_place_falls_back_to_a_copy_and_says_why() -> None:
     X = make_data()
     with pytest.warns(FallbackWarning, match=r"shared as a copy.*it is a view"):
@@ -183,6 +197,7 @@ def test_adopted_array_may_go_or_change_between_calls() -> None:
         (np.ones(3), {"store": "tape"}, "not an existing folder"),
         (np.array([None]), {}, "holds Python objects"),
         (np.ones((0, 3)), {}, "is empty"),
+        (np.ma.array([1.0, 2.0], mask=[False, True]), {}, "is a masked array"),
     ],
 )
 def test_bad_input_is_explained(
