@@ -158,13 +158,15 @@ def _to_lines(
     lines = [f"{info.path}: {info.format}, {format_bytes(info.file_bytes)}"]
     lines += _column_lines(info)
     if info.note:
-        return [*lines, f"X cannot be described: {info.note}."]
+        return [*lines, f"X cannot be described: {info.note.rstrip('.')}."]
     place = "mapped where it lies" if info.is_mapped_in_place else "read once"
     lines.append(
         f"X: {about}{shape}, {info.dtype}, {info.order} order, "
         f"{about}{format_bytes(info.data_bytes)}; {place}"
     )
     if layout is None:
+        if not info.shape:
+            return [*lines, "A single value has no rows."]
         reason = "it is in Fortran order" if info.data_bytes else "it is empty"
         return [*lines, f"Rows cannot be selected without a copy: {reason}."]
     lines.append(

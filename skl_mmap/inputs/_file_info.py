@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class FileInfo:
         Size of the file.
     shape : tuple of int
         Of X.
-    dtype : str
+    item_type : dtype
         Of X.
     order : {"C", "F"}
         Of X.
@@ -53,7 +54,7 @@ class FileInfo:
     format: str
     file_bytes: int
     shape: tuple[int, ...]
-    dtype: str
+    item_type: np.dtype[Any]
     order: str = "C"
     offset: int = 0
     is_mapped_in_place: bool = False
@@ -65,7 +66,14 @@ class FileInfo:
     @property
     def data_bytes(self) -> int:
         """Bytes of X."""
-        return int(np.prod(self.shape, dtype=object)) * np.dtype(self.dtype).itemsize
+        return int(np.prod(self.shape, dtype=object)) * self.item_type.itemsize
+
+    @property
+    def dtype(self) -> str:
+        """What to call the type: with the byte order, where that is the file's."""
+        if self.item_type.names is not None:
+            return str(self.item_type)
+        return self.item_type.str if self.is_mapped_in_place else self.item_type.name
 
     @property
     def layout(self) -> Layout | None:
@@ -74,8 +82,8 @@ class FileInfo:
         if not self.data_bytes or not self.shape or not is_row_major or self.note:
             return None
         n_rows = self.shape[0]
-        alignment = np.dtype(self.dtype).alignment
-        return Layout(n_rows, self.data_bytes // n_rows, self.offset, alignment)
+        row_bytes = self.data_bytes // n_rows
+        return Layout(n_rows, row_bytes, self.offset, self.item_type.alignment)
 
 
 def describe_file(path: str | os.PathLike[str]) -> FileInfo:
@@ -108,7 +116,7 @@ def describe_file(path: str | os.PathLike[str]) -> FileInfo:
             "npy",
             file_bytes,
             header.shape,
-            header.dtype.str if header.dtype.names is None else str(header.dtype),
+            header.dtype,
             header.order,
             header.offset,
             is_mapped_in_place=True,
@@ -131,7 +139,7 @@ def describe_file(path: str | os.PathLike[str]) -> FileInfo:
             format_.name,
             file_bytes,
             (n_rows or 0, n_features),
-            dtype.name,
+            dtype,
             is_estimate=n_rows is None,
             columns=columns,
             row_group_rows=tuple(table.row_group_rows),
@@ -150,7 +158,7 @@ def _describe_csv(table: CsvFile, compression: str | None) -> FileInfo:
         "csv" + (f", {compression}" if compression else ""),
         table.n_bytes,
         (n_rows, len(numbers)),
-        "float64",
+        np.dtype(np.float64),
         is_estimate=not table.is_read,
         columns=tuple(types.items()),
     )

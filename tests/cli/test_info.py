@@ -69,7 +69,8 @@ def test_only_the_header_is_read(
         (np.zeros((5, 4), order="F"), "it is in Fortran order"),
         (np.zeros((0, 4)), "it is empty"),
         (np.zeros((3, 4)), "fewer rows than the 5 folds"),
-        (np.array(1.0), "a single value"),
+        (np.array(1.0), "A single value has no rows"),
+        (np.zeros(3, dtype=[("a", "f8"), ("b", "i4")]), "3, [('a', '<f8'), ('b', '<i4"),
         (np.array([None]), "it holds Python objects"),
     ],
 )
@@ -114,6 +115,14 @@ def test_rows_of_a_long_csv_file_are_an_estimate(
     assert report["is_estimate"]
     assert report["shape"][0] == pytest.approx(400_000, rel=0.01)
     assert "X: about" in info(path, capsys)
+
+
+def test_a_table_without_numbers_is_described_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pa = pytest.importorskip("pyarrow", reason="needs the extra tables")
+    path = load_common.write_table(pa.table({"kind": ["a"]}), tmp_path / "x.parquet")
+    assert info(path, capsys).endswith("Encode them as numbers before.\n")
 
 
 def test_errors_have_an_exit_code_and_name_the_file(
