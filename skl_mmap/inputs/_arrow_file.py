@@ -89,11 +89,12 @@ class TypedTable:
         self._pa.default_memory_pool().release_unused()
 
     def default_features(self, target: str | None) -> tuple[str, ...]:
-        """Return all columns of numbers but the target."""
+        """Return all columns of numbers but the target, and a pandas index."""
+        others = {target, *_index_names(self.schema)}
         features = tuple(
             field.name
             for field in self.schema
-            if is_numeric(field.type) and field.name != target
+            if is_numeric(field.type) and field.name not in others
         )
         if not features:
             fields = list(self.schema)[:_MAX_LISTED]
@@ -310,6 +311,15 @@ class ArrowFile(TypedTable):
         n_batches = reader.num_record_batches
         for index in range(n_batches):
             yield reader.get_batch(index), self.n_bytes * (index + 1) // n_batches
+
+
+def _index_names(schema: Any) -> set[str]:
+    """Return the columns that were the index of a pandas frame: they are no features.
+
+    Ranges have no column, and are described by a dict.
+    """
+    known = (schema.pandas_metadata or {}).get("index_columns", ())
+    return {name for name in known if isinstance(name, str)}
 
 
 def _width(type_: Any) -> int:

@@ -252,6 +252,12 @@ class CsvFile:
         self._header_bytes = len(data) - len(rest)
         if line.count(b'"') % 2:
             raise self._odd_quotes(self._line, self._line)
+        if b"\r" in line.rstrip(b"\r"):
+            raise FileFormatError(
+                f"{self.path}, line {self._line}: lines end with a carriage return "
+                "alone, as on old Macs, and all of the file would be one line. Convert "
+                "it, for example with tr '\\r' '\\n'."
+            )
         self._buffer = bytearray(max(len(rest), _FIRST_SLICE_BYTES))
         self._buffer[: len(rest)] = rest
         self._n_filled = len(rest)

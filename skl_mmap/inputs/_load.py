@@ -49,7 +49,8 @@ def load(
         commas, with a header), ``.parquet``, ``.arrow``, ``.ipc`` or ``.feather``.
     columns : list of str, or list of int or slice for ``.npy``, default=None
         The columns of X, in this order. None takes all columns of numbers but the
-        target; from CSV all columns but the target.
+        target, and not what was the index of a pandas frame; from CSV all columns but
+        the target.
     target : str, or int for ``.npy``, default=None
         The column that becomes y.
     dtype : dtype-like, default=None

@@ -74,7 +74,6 @@ class TargetCollector:
             start += len(chunk)
 
     def _add(self, chunk: Any, part: Part, start: int) -> None:
-        import pyarrow
         from pyarrow import types
 
         type_ = chunk.type
@@ -101,11 +100,11 @@ class TargetCollector:
             self._kinds.add("bool" if is_bool else "number")
             codes = np.array(values_of(chunk))
         else:
+            # Only CSV comes so far: other tables know their types beforehand.
+            row = start + _first_not_utf8(chunk)
             raise FileFormatError(
-                f"{self._path}, {part.locate(start)}: the target {self._name!r} is "
-                f"{type_}, which is neither numbers nor text"
-                f"{' in UTF-8' if type_ == pyarrow.binary() else ''}. Convert the "
-                "column before."
+                f"{self._path}, {part.locate(row)}: the target {self._name!r} is not "
+                "text in UTF-8 there. Convert the file, for example with iconv."
             )
         if len(self._kinds) > 1:
             raise MixedTargetError
@@ -135,3 +134,13 @@ class TargetCollector:
             while self._chunks:  # each is freed when it has been written
                 writer.write(self._chunks.pop().astype(dtype, copy=False))
             return map_array(writer.finish(), dtype, (n_rows,), settings)
+
+
+def _first_not_utf8(chunk: Any) -> int:
+    """Return the place of the first value of bytes that is no text."""
+    for place, value in enumerate(chunk):
+        try:
+            (value.as_py() or b"").decode()
+        except UnicodeDecodeError:
+            return place
+    return 0

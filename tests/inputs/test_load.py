@@ -115,6 +115,19 @@ def test_rows_in_errors_count_from_the_first_row_group(tmp_path: Path) -> None:
         load(path, dtype="uint8", as_frame=False)
 
 
+@pytest.mark.parametrize("name", ["x.parquet", "x.feather"])
+def test_the_index_of_a_pandas_frame_is_no_feature(name: str, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]})
+    frame.index = pandas.Index([7, 5])
+    table = pa.Table.from_pandas(frame)
+    assert table.column_names == ["a", "b", "__index_level_0__"]
+    path = write_table(table, tmp_path / name)
+    assert list(load(path).columns) == ["a", "b"]
+    X = load(path, columns=["__index_level_0__", "a"], as_frame=False)
+    assert X.tolist() == [[7.0, 1.0], [5.0, 2.0]]
+
+
 def test_names_with_dots(tmp_path: Path) -> None:
     table = pa.table({"a": [1.0], "a.b": [2.0], "a.b.c": [3.0]})
     path = write_table(table, tmp_path / "x.parquet")

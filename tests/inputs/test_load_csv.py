@@ -138,6 +138,7 @@ def test_classes_cannot_be_missing(small_slices: None, tmp_path: Path) -> None:
         ("a,b,a\n1,2,3\n", "more than one column named 'a'"),
         ('a,"b\n1,2\n', "a quoted value does not end"),
         (b"a,\xff\n1,2\n", "the header is not UTF-8"),
+        ("a,b\r1,2\r3,4\r", "line 1: lines end with a carriage return"),
     ],
 )
 def test_bad_headers_are_explained(text: str, message: str, tmp_path: Path) -> None:
@@ -146,8 +147,8 @@ def test_bad_headers_are_explained(text: str, message: str, tmp_path: Path) -> N
 
 
 def test_text_that_is_not_utf8_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(FileFormatError, match=r"'b' is binary.*in UTF-8"):
-        load_text(tmp_path, b"a,b\n1,x\n2,\xff\n", target="b")
+    with pytest.raises(FileFormatError, match=r"line 4: .* 'b' is not text in UTF-8"):
+        load_text(tmp_path, b"a,b\n1,x\n\n2,caf\xe9\n3,\xff\n", target="b")
 
 
 def test_lines_longer_than_a_slice(small_slices: None, tmp_path: Path) -> None:
