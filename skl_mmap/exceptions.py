@@ -9,9 +9,11 @@ The tree::
     ├── NotEnoughDiskError       (also OSError)       a segment does not fit on the disk
     ├── SegmentLostError         (also OSError)       a worker cannot open shared data
     ├── ClosedArrayError         (also ValueError)    a shared array after its close()
+    ├── CopyError                (also RuntimeError)  X was copied, and should not be
     └── MeasurementError         (also RuntimeError)  memory could not be measured
 
     SklMmapWarning               (also UserWarning)
+    ├── CopyWarning              X was copied, by whom, and what helps
     └── FallbackWarning          something is done the slow way, and why
 
 Every message says what was found, why it matters and what to do. Errors take
@@ -20,6 +22,8 @@ positional arguments only, so that they survive pickling between processes.
 
 __all__ = [
     "ClosedArrayError",
+    "CopyError",
+    "CopyWarning",
     "FallbackWarning",
     "FileFormatError",
     "InvalidParameterError",
@@ -60,12 +64,20 @@ class ClosedArrayError(SklMmapError, ValueError):
     """A shared array was used after it was closed."""
 
 
+class CopyError(SklMmapError, RuntimeError):
+    """Folds or inputs were copied where that was to be an error."""
+
+
 class MeasurementError(SklMmapError, RuntimeError):
     """The memory of the process tree could not be measured."""
 
 
 class SklMmapWarning(UserWarning):
     """Base class of all warnings given by skl_mmap."""
+
+
+class CopyWarning(SklMmapWarning):
+    """Folds or inputs were copied."""
 
 
 class FallbackWarning(SklMmapWarning):

@@ -12,20 +12,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
-import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from skl_mmap.backend._observation import Observation
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._pickling import SharingError, dump_result, dump_task, load
 from skl_mmap.backend._row_arguments import with_light_rows
-from skl_mmap.memory import Segment, Store, counters, live_mappings, trim_heap
-from skl_mmap.monitor._own_memory import own_memory
+from skl_mmap.memory import Segment, Store, live_mappings, trim_heap
 from skl_mmap.monitor._records import TaskRecord, is_measuring, publish
 
 __all__ = ["Task", "unpack"]
@@ -101,10 +98,11 @@ class PackedTask:
         return outcome
 
     def _run(self) -> Outcome:
-        observation = _Observation(self.is_measured)
+        observation = Observation(self.is_measured)
         try:
             with observation.running():
                 batch = load(self.payload)
+                observation.see(batch)
                 result = dump_result(batch())
                 # The last mappings are looked through, and counted, as they go.
                 del batch
@@ -186,45 +184,3 @@ def unpack(outcome: Outcome) -> Any:
             "than one argument need a __reduce__."
         )
     raise error from _RemoteTraceback(outcome.traceback)
-
-
-class _Observation:
-    """What a batch costs in this worker."""
-
-    def __init__(self, is_measured: bool) -> None:
-        self._is_measured = is_measured
-        self._seconds = 0.0
-        self._peak_private_bytes: int | None = None
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        counters.take()
-        counters.is_watching_pages = self._is_measured
-        before = own_memory(reset_peak=True) if self._is_measured else None
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds = time.perf_counter() - begin
-            after = own_memory() if before is not None else None
-            if before is not None and after is not None:
-                grown = after.anonymous_bytes - before.anonymous_bytes
-                # The peak counts shared pages too; all that were ever mapped here
-                # are taken off, so what is left is private for certain.
-                peak = after.peak_bytes - before.resident_bytes
-                peak -= counters.attached_bytes + counters.mapped_bytes
-                self._peak_private_bytes = max(grown, peak, 0)
-
-    def record(self) -> TaskRecord:
-        dirtied_bytes = counters.dirtied_bytes if self._is_measured else None
-        counters.is_watching_pages = False
-        mapped_bytes, reasons = counters.take()
-        return TaskRecord(
-            pid=os.getpid(),
-            seconds=self._seconds,
-            mapped_bytes=mapped_bytes,
-            copied_bytes=sum(reasons.values()),
-            copy_reasons=reasons,
-            peak_private_bytes=self._peak_private_bytes,
-            dirtied_bytes=dirtied_bytes,
-        )

@@ -15,6 +15,7 @@ from skl_mmap.memory._handles import (
 from skl_mmap.memory._libc import can_remap, trim_heap
 from skl_mmap.memory._mapping import Settings, live_mappings
 from skl_mmap.memory._placement import Placement
+from skl_mmap.memory._result_buffer import ResultBuffer, ResultSlot, WrittenArray
 from skl_mmap.memory._row_selection import join_rows
 from skl_mmap.memory._runs import Runs, expand_runs, find_runs, index_of_runs
 from skl_mmap.memory._segment import Segment
@@ -28,12 +29,15 @@ __all__ = [
     "ArrayHandle",
     "IndexHandle",
     "Placement",
+    "ResultBuffer",
+    "ResultSlot",
     "Runs",
     "Segment",
     "SegmentWriter",
     "Settings",
     "SharedArray",
     "Store",
+    "WrittenArray",
     "adopt",
     "can_remap",
     "counters",

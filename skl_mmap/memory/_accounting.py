@@ -22,7 +22,9 @@ class Counters:
     attached_bytes : int
         Bytes of whole arrays that were mapped.
     dirtied_bytes : int
-        Bytes of pages that were written to, if `is_watching_pages`.
+        Bytes of mapped pages that were written to, if `is_watching_pages`.
+    read_bytes : int
+        Bytes of mapped pages that were only read, likewise.
     copy_reasons : Counter
         Bytes of rows that were copied although their source is shared, by reason.
     is_watching_pages : bool
@@ -35,6 +37,7 @@ class Counters:
         self.mapped_bytes = 0
         self.attached_bytes = 0
         self.dirtied_bytes = 0
+        self.read_bytes = 0
         self.is_watching_pages = False
         self.copy_reasons: Counter[str] = Counter()
 
@@ -48,10 +51,11 @@ class Counters:
         with self._lock:
             self.attached_bytes += n_bytes
 
-    def add_dirtied(self, n_bytes: int) -> None:
-        """Count pages of a mapping that were written to."""
+    def add_seen(self, dirtied_bytes: int, read_bytes: int) -> None:
+        """Count pages of a mapping that were written to, and that were only read."""
         with self._lock:
-            self.dirtied_bytes += n_bytes
+            self.dirtied_bytes += dirtied_bytes
+            self.read_bytes += read_bytes
 
     def add_copied(self, reason: str, n_bytes: int) -> None:
         """Count rows that were copied."""
@@ -64,7 +68,7 @@ class Counters:
         with self._lock:
             taken = self.mapped_bytes, dict(self.copy_reasons)
             self.mapped_bytes = 0
-            self.attached_bytes = self.dirtied_bytes = 0
+            self.attached_bytes = self.dirtied_bytes = self.read_bytes = 0
             self.copy_reasons.clear()
         return taken
 

@@ -24,9 +24,9 @@ __all__ = [
     "has_private_pages",
     "map_file",
     "move",
-    "private_bytes",
     "protect",
     "reserve",
+    "resident_bytes",
     "touch",
     "trim_heap",
     "unmap",
@@ -186,14 +186,32 @@ def has_private_pages(address: int, n_bytes: int) -> bool:
 
     Where pagemap cannot be read, the answer is True: no promise can be made.
     """
-    return private_bytes(address, n_bytes, stop_at_first=True) > 0
+    private_bytes, _ = resident_bytes(address, n_bytes, stop_at_first=True)
+    return private_bytes > 0
 
 
-def private_bytes(address: int, n_bytes: int, *, stop_at_first: bool = False) -> int:
-    """Bytes of pages in a private file mapping that were written to."""
+def resident_bytes(
+    address: int, n_bytes: int, *, stop_at_first: bool = False
+) -> tuple[int, int]:
+    """Count the pages of a private file mapping that are there.
+
+    Parameters
+    ----------
+    address, n_bytes : int
+        The range.
+    stop_at_first : bool, default=False
+        Whether to count no further than the first private pages.
+
+    Returns
+    -------
+    private_bytes : int
+        Of pages that were written to; all if it cannot be known.
+    file_bytes : int
+        Of pages that were read, and still are the file's.
+    """
     first = address // PAGE_BYTES
     stop = -(-(address + n_bytes) // PAGE_BYTES)
-    n_private = 0
+    n_private = n_file = 0
     try:
         with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
             for start in range(first, stop, _PAGEMAP_CHUNK_PAGES):
@@ -201,12 +219,13 @@ def private_bytes(address: int, n_bytes: int, *, stop_at_first: bool = False) ->
                 raw = os.pread(pagemap.fileno(), 8 * n_pages, 8 * start)
                 words = np.frombuffer(raw, dtype=np.uint64)
                 if len(words) < n_pages:
-                    return n_bytes
+                    return n_bytes, 0
                 exists = (words & _PAGEMAP_HAS_PAGE) != 0
                 of_file = (words & _PAGEMAP_FILE_PAGE) != 0
                 n_private += int(np.count_nonzero(exists & ~of_file))
+                n_file += int(np.count_nonzero(exists & of_file))
                 if n_private and stop_at_first:
                     break
     except OSError:  # hardened systems, or no file descriptor left
-        return n_bytes
-    return n_private * PAGE_BYTES
+        return n_bytes, 0
+    return n_private * PAGE_BYTES, n_file * PAGE_BYTES

@@ -107,8 +107,8 @@ class Mapping:
     def __del__(self) -> None:
         region, self._region = self._region, (0, 0)
         if region[1]:
-            if counters.is_watching_pages and self.is_writable:
-                counters.add_dirtied(self.dirtied_bytes())
+            if counters.is_watching_pages:
+                counters.add_seen(*self.resident_bytes())
             self.forget()  # first: another thread may get the same addresses
             _libc.unmap(*region)
 
@@ -163,12 +163,13 @@ class Mapping:
             place = high
         return self._copy_is_unmodified(place, stop)
 
-    def dirtied_bytes(self) -> int:
-        """Bytes of pages that were written to since they were mapped."""
-        return sum(
-            _libc.private_bytes(self.address + low, high - low)
+    def resident_bytes(self) -> tuple[int, int]:
+        """Bytes of mapped pages that were written to, and that were only read."""
+        counts = [
+            _libc.resident_bytes(self.address + low, high - low)
             for low, high in self.mapped
-        )
+        ]
+        return sum(private for private, _ in counts), sum(read for _, read in counts)
 
     def _copy_is_unmodified(self, start: int, stop: int) -> bool:
         """Compare copied bytes with the segment's, a bounded number at a time."""

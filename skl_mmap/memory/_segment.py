@@ -42,6 +42,7 @@ __all__ = [
     "create_segment",
     "new_segment",
     "open_file_segment",
+    "open_handle",
 ]
 
 if sys.platform == "linux":
@@ -199,23 +200,35 @@ def attach_segment(handle: SegmentHandle) -> Segment:
         known = _open_segments.get((handle.device, handle.inode))
     if known is not None:
         return known
+    fd = open_handle(handle, os.O_RDONLY)
+    return Segment(fd, handle.n_bytes, path=handle.path, origin=handle)
+
+
+def open_handle(handle: SegmentHandle, flags: int) -> int:
+    """Open the file of a segment, and return a descriptor that is the caller's.
+
+    Raises
+    ------
+    SegmentLostError
+        If the owner is gone, or this process may not open its files.
+    """
     path = handle.path or f"/proc/{handle.pid}/fd/{handle.fd}"
-    flags = os.O_RDONLY | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags)
+        fd = os.open(path, flags | os.O_CLOEXEC)
     except OSError as error:
         raise SegmentLostError(
             f"the shared data at {path} cannot be opened ({error.strerror}), so the "
             "task cannot run. The process that shared it must be alive, of the same "
             "user, and visible in /proc from here (same PID namespace, no hidepid)."
         ) from error
-    segment = Segment(fd, handle.n_bytes, path=handle.path, origin=handle)
-    if segment.identity != (handle.device, handle.inode):
+    status = os.fstat(fd)
+    if (status.st_dev, status.st_ino) != (handle.device, handle.inode):
+        os.close(fd)
         raise SegmentLostError(
             f"{path} is not the shared data any more: its owner has freed it. Keep "
             "the array, or the `with` block that shared it, alive while tasks run."
         )
-    return segment
+    return fd
 
 
 def open_file_segment(path: str) -> Segment | None:

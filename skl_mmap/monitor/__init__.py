@@ -10,6 +10,7 @@ from skl_mmap.monitor._records import (
     TaskRecord,
     is_measuring,
     listen,
+    note,
     publish,
     unlisten,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "is_measuring",
     "listen",
     "measure",
+    "note",
     "own_memory",
     "publish",
     "read_committed",

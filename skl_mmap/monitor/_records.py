@@ -30,6 +30,8 @@ class TaskRecord:
         Bytes of folds that were mapped: they cost no memory.
     copied_bytes : int
         Bytes of folds that were copied although their source is shared.
+    attached_bytes : int
+        Bytes of whole arrays that were mapped, from which folds are selected.
     copy_reasons : mapping of str to int
         Why, and how many bytes for each reason.
     peak_private_bytes : int or None
@@ -37,15 +39,19 @@ class TaskRecord:
         moment. A lower bound; None where it was not measured.
     dirtied_bytes : int or None
         Bytes of copy-on-write pages that the tasks wrote to. None where not measured.
+    label : str
+        What was fitted, and on which fold, where the tasks say so.
     """
 
     pid: int
     seconds: float
     mapped_bytes: int = 0
     copied_bytes: int = 0
+    attached_bytes: int = 0
     copy_reasons: Mapping[str, int] = field(default_factory=dict)
     peak_private_bytes: int | None = None
     dirtied_bytes: int | None = None
+    label: str = ""
 
 
 _lock = threading.Lock()

@@ -1,0 +1,96 @@
+"""What a batch of tasks costs in the worker that runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from skl_mmap.backend._labels import label_batch
+from skl_mmap.memory import counters
+from skl_mmap.monitor._own_memory import OwnMemory, own_memory
+from skl_mmap.monitor._records import TaskRecord
+
+__all__ = ["Observation"]
+
+
+class Observation:
+    """Watches this process while it runs a batch.
+
+    Parameters
+    ----------
+    is_measured : bool
+        Whether anybody wants to know about memory: it takes some milliseconds.
+    """
+
+    # Whether this process has run a batch before: with the first one, it imports
+    # libraries, which has nothing to do with the batch.
+    _is_warm = False
+
+    def __init__(self, is_measured: bool) -> None:
+        self._is_measured = is_measured
+        self._seconds = 0.0
+        self._before: OwnMemory | None = None
+        self._peak_private_bytes: int | None = None
+        self._label = ""
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Watch a block: from unpickling a batch to letting go of it."""
+        counters.take()
+        counters.is_watching_pages = self._is_measured
+        self._begin()
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds = time.perf_counter() - begin
+            if self._before is not None:
+                self._peak_private_bytes = _private_peak(self._before, own_memory())
+
+    def see(self, batch: Any) -> None:
+        """Look at a batch that was unpickled and is about to run."""
+        self._label = label_batch(batch)
+        if not Observation._is_warm:
+            Observation._is_warm = True
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._is_measured:
+            self._before = own_memory(reset_peak=True)
+
+    def record(self) -> TaskRecord:
+        """Return what was seen, once."""
+        counters.is_watching_pages = False
+        attached_bytes, dirtied_bytes = counters.attached_bytes, counters.dirtied_bytes
+        mapped_bytes, reasons = counters.take()
+        return TaskRecord(
+            pid=os.getpid(),
+            seconds=self._seconds,
+            mapped_bytes=mapped_bytes,
+            copied_bytes=sum(reasons.values()),
+            attached_bytes=attached_bytes,
+            copy_reasons=reasons,
+            peak_private_bytes=self._peak_private_bytes,
+            dirtied_bytes=dirtied_bytes if self._is_measured else None,
+            label=self._label,
+        )
+
+
+def _private_peak(before: OwnMemory, after: OwnMemory) -> int:
+    """Bound the growth of private memory at its worst moment from below.
+
+    The kernel's peak counts shared pages too. Those of mappings that are gone by now
+    were counted when they went; those of all others are what is shared now. They need
+    not have been there all at once, so that what is left is private for certain.
+    """
+    grown = after.anonymous_bytes - before.anonymous_bytes
+    shared_growth = _shared_bytes(after) - _shared_bytes(before)
+    peak = after.peak_bytes - before.resident_bytes
+    return max(grown, peak - counters.read_bytes - max(shared_growth, 0), 0)
+
+
+def _shared_bytes(memory: OwnMemory) -> int:
+    return max(memory.resident_bytes - memory.anonymous_bytes, 0)
