@@ -22,16 +22,20 @@ from skl_mmap import exceptions
 
 if TYPE_CHECKING:
     from skl_mmap.backend import MmapBackend
+    from skl_mmap.estimators import Memmapped
     from skl_mmap.folds import ArrangedSplits, PageFriendly, arrange, page_order
     from skl_mmap.inputs import load, share
     from skl_mmap.memory import SharedArray
     from skl_mmap.monitor import Measurement, measure
+    from skl_mmap.report import MemoryReport
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "ArrangedSplits",
     "Measurement",
+    "Memmapped",
+    "MemoryReport",
     "PageFriendly",
     "SharedArray",
     "__version__",
@@ -47,6 +51,8 @@ __all__ = [
 _MODULES = {
     "ArrangedSplits": "skl_mmap.folds",
     "Measurement": "skl_mmap.monitor",
+    "Memmapped": "skl_mmap.estimators",
+    "MemoryReport": "skl_mmap.report",
     "PageFriendly": "skl_mmap.folds",
     "SharedArray": "skl_mmap.memory",
     "arrange": "skl_mmap.folds",

@@ -1,0 +1,292 @@
+"""Memmapped: an estimator around another one, for inputs that should not be copied."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import TYPE_CHECKING, Any
+
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import get_tags
+
+from skl_mmap._units import parse_bytes
+from skl_mmap.estimators._delegation import (
+    FITTING_METHODS,
+    FitMethod,
+    bound_method,
+    is_configuring,
+)
+from skl_mmap.estimators._fit_inputs import count_bytes, read_arguments
+from skl_mmap.estimators._running import act_on, is_nested, measured, under_backend
+from skl_mmap.estimators._stacking import fit_stacking, is_stacking
+from skl_mmap.memory import Placement
+from skl_mmap.monitor import note
+from skl_mmap.report import MemoryReport
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Memmapped"]
+
+
+class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
+    """Fit an estimator with its inputs shared between workers, and say what it cost.
+
+    A clone of the estimator is fitted under the joblib backend "mmap": X is shared
+    once, folds are mapped and not copied, and the report says what they and the
+    estimators needed. Everything else is the estimator's own: methods, fitted
+    attributes, tags and metadata requests are there if it has them.
+
+    Parameters
+    ----------
+    estimator : estimator
+        What is fitted: a stacking ensemble, a search, a pipeline, or any other.
+    n_jobs : int, default=None
+        Workers for parallel calls of the estimator that do not say how many they want.
+        None means 1 unless in a ``joblib.parallel_config`` context.
+    row_order : {"exact", "any"}, default="exact"
+        ``"exact"`` gives the same results as the estimator alone, bit for bit.
+        ``"any"`` may reorder the rows within a train set, so that nearly all of them
+        are mapped and not copied.
+    store : {"auto", "memory", "disk"} or path-like, default="auto"
+        Where shared arrays live: in memory, on disk in the temporary folder or in the
+        one given, or in memory while there is room.
+    adopt : bool, default=False
+        Share large arrays in place, without a second copy of X.
+    min_bytes : int, str or None, default="1M"
+        Arrays of at least this size are shared. If X is smaller, or with None, the
+        estimator is simply fitted.
+    check : {"report", "warn", "error", "off"}, default="report"
+        What to do about copies: say so in `report_`, also give a `CopyWarning`, or
+        raise a `CopyError` instead of being fitted. ``"off"`` does not even look.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted clone.
+    report_ : MemoryReport or None
+        What the last fit has cost. None if X was small, with ``check="off"``, and in
+        a worker: what it cost there is in the report of the process that sent it.
+
+    See Also
+    --------
+    skl_mmap.measure : The same for any block of code.
+    skl_mmap.arrange : Data in the order of shuffled, stratified or grouped folds.
+
+    Notes
+    -----
+    X, y and ``sample_weight`` may be arrays, data frames and sparse matrices, but also
+    files: a path, or a tuple of a path and columns, read as by `skl_mmap.load`.
+
+    A ``StackingClassifier`` or ``StackingRegressor`` is fitted as one flat list of
+    tasks: every fit of a base estimator, on all rows or on a fold, is one of them.
+    scikit-learn runs one task for all folds of an estimator. Where that is not safe
+    (``cv="prefit"``, metadata routing, several outputs), scikit-learn's own `fit` is
+    used, and the report says so.
+
+    The fitted estimator may refer to rows of X in shared memory (``KNeighbors``, for
+    example); `detach` makes it independent. It is pickled by value.
+
+    In a task of another parallel call, nested calls use joblib's choice of a backend.
+
+    Starting the measurement takes 0.1 s; X smaller than `min_bytes` costs nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.ensemble import StackingRegressor
+    >>> from sklearn.linear_model import LassoCV, Ridge
+    >>> from skl_mmap import Memmapped
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.random((20_000, 10))
+    >>> y = X.sum(axis=1)
+    >>> stack = StackingRegressor([("ridge", Ridge()), ("lasso", LassoCV())])
+    >>> model = Memmapped(stack, n_jobs=1).fit(X, y)
+    >>> model.predict(X[:2]).shape
+    (2,)
+    >>> model.named_estimators_["ridge"]
+    Ridge()
+    >>> model.report_.copied_bytes
+    0
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        n_jobs: int | None = None,
+        row_order: str = "exact",
+        store: str | os.PathLike[str] = "auto",
+        adopt: bool = False,
+        min_bytes: int | str | None = "1M",
+        check: str = "report",
+    ) -> None:
+        self.estimator = estimator
+        self.n_jobs = n_jobs
+        self.row_order = row_order
+        self.store = store
+        self.adopt = adopt
+        self.min_bytes = min_bytes
+        self.check = check
+
+    @FitMethod
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
+        """Fit a clone of the estimator.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or path
+            The data. A path, or a tuple of a path and columns, is loaded.
+        y : array-like of shape (n_samples,), or path, optional
+            The target.
+        **params : object
+            What the estimator's own `fit` takes, ``sample_weight`` for example.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        InvalidParameterError
+            If a parameter cannot be used.
+        CopyError
+            If ``check="error"``, and something was copied.
+        NotEnoughMemoryError, NotEnoughDiskError
+            If there is no room for what has to be shared.
+        """
+        fitted: Self = self._run_method("fit", X, y, **params)
+        return fitted
+
+    def detach(self) -> Self:
+        """Copy what the fitted estimator refers to in shared memory.
+
+        Returns
+        -------
+        self : object
+
+        Notes
+        -----
+        The fitted estimator is there twice for a moment.
+        """
+        self._check_is_fitted("detach")
+        self.estimator_: Any = copy.deepcopy(self.estimator_)
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "estimator_" in vars(self)
+
+    def __sklearn_tags__(self) -> Any:
+        return get_tags(self.estimator)
+
+    def get_metadata_routing(self) -> Any:
+        """Return the estimator's own requests: everything is passed on to it."""
+        return self.estimator.get_metadata_routing()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the estimator has under a public name."""
+        own = vars(self)
+        if name.startswith("_") or "estimator" not in own:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}"
+            )
+        inner = own.get("estimator_", self.estimator)
+        if name in FITTING_METHODS:
+            inner = self.estimator
+        value = getattr(inner, name)
+        if not callable(value) or getattr(value, "__self__", None) is not inner:
+            return value
+        return bound_method(self, inner, name)
+
+    def _run_method(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        if is_configuring(name):
+            for inner in (self.estimator, vars(self).get("estimator_")):
+                if inner is not None:
+                    getattr(inner, name)(*args, **kwargs)
+            return self
+        args, kwargs = read_arguments(args, kwargs, self.store)
+        if name in FITTING_METHODS:
+            return self._fit(name, args, kwargs)
+        method = getattr(self._find_fitted(name), name)
+        if self._is_small(args, kwargs):
+            return method(*args, **kwargs)
+        with under_backend(self.n_jobs, **self._options()):
+            return method(*args, **kwargs)
+
+    def _fit(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        estimator = self._make_estimator(name)
+        report = None
+        if self._is_small(args, kwargs):
+            result = getattr(estimator, name)(*args, **kwargs)
+        else:
+            with (
+                under_backend(self.n_jobs, **self._options()),
+                measured(self.check) as measurement,
+            ):
+                result = self._fit_large(estimator, name, args, kwargs)
+            if measurement is not None:
+                title = f"{type(self).__name__}({type(estimator).__name__})"
+                input_bytes = count_bytes(_data_of(args, kwargs))
+                report = MemoryReport.from_measurement(measurement, title, input_bytes)
+                act_on(report, self.check)
+        self.estimator_ = estimator
+        self.report_ = report
+        return self if result is estimator else result
+
+    def _fit_large(
+        self, estimator: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if name == "fit" and is_stacking(estimator) and not is_nested():
+            placement = Placement.from_parameter(self.store)
+            params = dict(zip(("X", "y"), args, strict=False)) | kwargs
+            refusal = fit_stacking(
+                estimator, params.pop("X"), params.pop("y"), params, placement
+            )
+            if refusal is None:
+                return estimator
+            note(f"scikit-learn has fitted the ensemble in its own way: {refusal}")
+        return getattr(estimator, name)(*args, **kwargs)
+
+    def _make_estimator(self, name: str) -> Any:
+        """Return the estimator to fit: a clone, or the one that goes on learning."""
+        goes_on = name == "partial_fit" or getattr(self.estimator, "warm_start", False)
+        if not goes_on or "estimator_" not in vars(self):
+            return clone(self.estimator)
+        if name != "partial_fit":
+            self.estimator_.set_params(**clone(self.estimator).get_params(deep=False))
+        return self.estimator_
+
+    def _find_fitted(self, name: str) -> Any:
+        if "estimator_" in vars(self):
+            return self.estimator_
+        if get_tags(self.estimator).requires_fit:
+            self._check_is_fitted(name)
+        return self.estimator
+
+    def _check_is_fitted(self, name: str) -> None:
+        if not self.__sklearn_is_fitted__():
+            raise NotFittedError(
+                f"This {type(self).__name__} instance is not fitted yet, so that "
+                f"{name} has nothing to work with. Call fit first."
+            )
+
+    def _is_small(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether sharing the data would cost more than it saves."""
+        if self.min_bytes is None:
+            return True
+        n_bytes = count_bytes(_data_of(args, kwargs))
+        least = parse_bytes(self.min_bytes, name="min_bytes")
+        return n_bytes is not None and n_bytes < least
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "row_order": self.row_order,
+            "store": self.store,
+            "adopt": self.adopt,
+            "min_bytes": self.min_bytes,
+        }
+
+
+def _data_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else kwargs.get("X")

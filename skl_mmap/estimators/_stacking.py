@@ -1,0 +1,308 @@
+"""Fitting a stacking ensemble as one flat list of tasks.
+
+scikit-learn fits the base estimators on all rows first, each in a task, and then runs
+one task for each of them that goes through the folds: workers wait for the slowest one
+twice. Here every fit is a task of its own::
+
+    a on all rows | b on all rows | a, fold 1 | b, fold 1 | a, fold 2 | ...
+                                        |           |           |
+                                        v           v           v   written by workers
+                        buffer:   | predictions of a        | predictions of b ... |
+
+The rest is scikit-learn's own `fit`, told that its estimators are fitted already
+(``cv="prefit"``): it validates, asks each of them for its predictions, and fits the
+final estimator on these. What it asks are stand-ins, which have the predictions of the
+folds ready. So nothing of the ensemble itself is done anew here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from sklearn import get_config
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.ensemble import StackingClassifier, StackingRegressor
+from sklearn.model_selection import check_cv
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils import Bunch, column_or_1d, get_tags
+from sklearn.utils.parallel import Parallel, delayed
+
+from skl_mmap.backend import label_fold
+from skl_mmap.estimators._splits import Splits
+from skl_mmap.estimators._stacking_tasks import (
+    fit_on_all,
+    has_known_functions,
+    predict_fold,
+)
+from skl_mmap.memory import Placement, ResultBuffer, WrittenArray
+
+__all__ = ["fit_stacking", "is_stacking"]
+
+_DROPPED = "drop"
+_WEIGHTS = "sample_weight"
+# What scikit-learn's stack_method="auto" tries, in this order.
+_METHODS = ("predict_proba", "decision_function", "predict")
+_NUMBER_BYTES = 8
+
+
+def is_stacking(estimator: Any) -> bool:
+    """Whether an estimator is one of scikit-learn's two stacking ensembles."""
+    return type(estimator) in (StackingClassifier, StackingRegressor)
+
+
+def fit_stacking(
+    stacking: Any, X: Any, y: Any, fit_params: dict[str, Any], placement: Placement
+) -> str | None:
+    """Fit a stacking ensemble as one flat list of tasks.
+
+    Parameters
+    ----------
+    stacking : StackingClassifier or StackingRegressor
+        Not fitted; it is afterwards, as its own `fit` would have done it.
+    X : array-like of shape (n_samples, n_features)
+        The data.
+    y : array-like of shape (n_samples,)
+        The target.
+    fit_params : dict
+        What is passed to `fit` beside X and y.
+    placement : Placement
+        Where the predictions of the folds live.
+
+    Returns
+    -------
+    str or None
+        None if that was done; otherwise why not: then scikit-learn has to do it.
+    """
+    refusal = _find_refusal(stacking, y)
+    if refusal is not None:
+        return refusal
+    estimators, cv, method = stacking.estimators, stacking.cv, stacking.stack_method
+    plan = _Plan(stacking, y, fit_params, placement)
+    stand_ins = [
+        (name, est if est == _DROPPED else _StandIn(name, est, method, plan))
+        for name, est in estimators
+    ]
+    stacking.estimators, stacking.cv = stand_ins, "prefit"
+    try:
+        stacking.fit(X, y, **fit_params)
+    except _RefusalError as error:
+        return str(error)
+    finally:
+        stacking.estimators, stacking.cv = estimators, cv
+    _put_estimators(stacking, plan.fitted)
+    return None
+
+
+def _find_refusal(stacking: Any, y: Any) -> str | None:
+    """Say why scikit-learn had better fit an ensemble itself; None if it need not."""
+    if not has_known_functions():
+        return "this version of scikit-learn is not known well enough"
+    config = get_config()
+    if config["enable_metadata_routing"]:
+        return "metadata routing decides what each estimator is given"
+    if config["array_api_dispatch"]:
+        return "arrays may be of another library than numpy"
+    if isinstance(stacking.cv, str):
+        return f"there are no folds with cv={stacking.cv!r}"
+    if np.ndim(y) != 1 and not (np.ndim(y) == 2 and np.shape(y)[1] == 1):
+        return "y has several columns"
+    is_right = is_classifier if is_classifier(stacking) else is_regressor
+    try:
+        pairs = [(str(name), est) for name, est in stacking.estimators]
+        is_known = all(
+            est == _DROPPED
+            or (hasattr(est, "get_params") and (is_right(est) or is_regressor(est)))
+            for _, est in pairs
+        )
+    except (TypeError, ValueError, AttributeError):
+        is_known = False
+    # It knows best what is wrong with them.
+    return None if is_known else "its estimators are not what it expects"
+
+
+def _put_estimators(stacking: Any, fitted: list[Any]) -> None:
+    """Replace the stand-ins in a fitted ensemble by what they stood for."""
+    stacking.estimators_ = fitted
+    remaining = iter(fitted)
+    stacking.named_estimators_ = Bunch(
+        **{
+            name: _DROPPED if est == _DROPPED else next(remaining)
+            for name, est in stacking.estimators
+        }
+    )
+    for estimator in fitted:
+        if hasattr(estimator, "feature_names_in_"):
+            stacking.feature_names_in_ = estimator.feature_names_in_
+
+
+class _RefusalError(Exception):
+    """Leaves scikit-learn's `fit` when it turns out that it has to do the rest."""
+
+
+class _StandIn:
+    """A base estimator whose predictions are those of the folds.
+
+    Parameters
+    ----------
+    name : str
+        Of the estimator.
+    estimator : estimator
+        Not fitted.
+    stack_method : str
+        The ensemble's parameter.
+    plan : _Plan
+        What has the predictions; it makes them when the first ones are asked for.
+    """
+
+    def __init__(
+        self, name: str, estimator: Any, stack_method: str, plan: _Plan
+    ) -> None:
+        self._estimator = estimator
+        methods = _METHODS if stack_method == "auto" else (stack_method,)
+        method = next((m for m in methods if hasattr(estimator, m)), None)
+        if method is None:
+            return  # scikit-learn's error says that the estimator has none of them
+        place = plan.add(name, estimator, method)
+        predict: Any = functools.partial(plan.predict, place)
+        predict.__name__ = method
+        setattr(self, method, predict)
+
+    def fit(self, X: Any, y: Any) -> None:
+        """Be taken for an estimator."""
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        return get_tags(self._estimator)
+
+
+class _Member(NamedTuple):
+    """A base estimator, and what its predictions are made with."""
+
+    name: str
+    estimator: Any
+    method: str
+
+
+class _Plan:
+    """All fits of an ensemble but the last, and what came of them.
+
+    Attributes
+    ----------
+    fitted : list of estimator
+        The base estimators, fitted on all rows.
+    """
+
+    def __init__(
+        self, stacking: Any, y: Any, fit_params: dict[str, Any], placement: Placement
+    ) -> None:
+        self._stacking = stacking
+        self._cv = stacking.cv
+        self._y = y
+        self._fit_params = {
+            name: value for name, value in fit_params.items() if name == _WEIGHTS
+        }
+        self._placement = placement
+        self._members: list[_Member] = []
+        self._predictions: list[Any] | None = None
+        self.fitted: list[Any] = []
+
+    def add(self, name: str, estimator: Any, method: str) -> int:
+        """Add a base estimator, and return its number."""
+        self._members.append(_Member(name, estimator, method))
+        return len(self._members) - 1
+
+    def predict(self, place: int, X: Any) -> Any:
+        """Return the predictions of the folds of a base estimator."""
+        if self._predictions is None:
+            self._predictions = self._run(X)
+        return self._predictions[place]
+
+    def _run(self, X: Any) -> list[Any]:
+        y = self._encoded_y()
+        splits = self._split(X, y)
+        n_bytes = sum(splits.n_tests) * sum(map(self._row_bytes, self._members))
+        what = f"the predictions of {len(self._members)} estimators"
+        buffer = ResultBuffer(max(n_bytes, 1), self._placement, what)
+        # One by one: a task is a fit of a large estimator, and has its own record.
+        parallel = Parallel(
+            n_jobs=self._stacking.n_jobs, verbose=self._stacking.verbose, batch_size=1
+        )
+        done = parallel(self._tasks(X, y, splits, buffer))
+        buffer.finish()
+        n_members = len(self._members)
+        self.fitted, folds = done[:n_members], done[n_members:]
+        return [
+            _join(folds[place::n_members], splits, buffer) for place in range(n_members)
+        ]
+
+    def _row_bytes(self, member: _Member) -> int:
+        """Estimate the size of a prediction; what is larger is sent."""
+        if member.method == "predict":
+            return _NUMBER_BYTES
+        return _NUMBER_BYTES * len(getattr(self._stacking, "classes_", (0,)))
+
+    def _encoded_y(self) -> npt.NDArray[Any]:
+        """Return y as base estimators get it: classes are numbered."""
+        y = column_or_1d(self._y)
+        if not is_classifier(self._stacking):
+            return np.asarray(y)
+        return np.asarray(LabelEncoder().fit(self._stacking.classes_).transform(y))
+
+    def _split(self, X: Any, y: npt.NDArray[Any]) -> Splits:
+        cv = check_cv(self._cv, y, classifier=is_classifier(self._stacking))
+        if hasattr(cv, "random_state") and cv.random_state is None:
+            cv.random_state = np.random.RandomState()
+        # A copy, as scikit-learn makes one for each estimator: a random state that
+        # the user has given is not used up.
+        splits = Splits(deepcopy(cv).split(X, y), len(y))
+        if not splits.is_partition:
+            raise _RefusalError("its test sets are no partition of the rows")
+        return splits
+
+    def _tasks(
+        self, X: Any, y: npt.NDArray[Any], splits: Splits, buffer: ResultBuffer
+    ) -> Iterator[Any]:
+        """Yield all fits: the long ones first, so that none of them is the last."""
+        for member in self._members:
+            estimator = clone(member.estimator)
+            label = f"{member.name}, all rows"
+            yield delayed(fit_on_all)(estimator, X, y, self._fit_params, label=label)
+        n_samples = sum(splits.n_tests)
+        begin = 0
+        for fold, (train, test) in enumerate(splits):
+            base = 0
+            for member in self._members:
+                row_bytes = self._row_bytes(member)
+                slot = buffer.slot(base + begin * row_bytes, len(test) * row_bytes)
+                yield delayed(predict_fold)(
+                    *(clone(member.estimator), X, y, train, test),
+                    *(self._fit_params, member.method, slot),
+                    label=label_fold(member.name, fold, len(splits)),
+                )
+                base += n_samples * row_bytes
+            begin += len(test)
+
+
+def _join(parts: list[Any], splits: Splits, buffer: ResultBuffer) -> Any:
+    """Put the predictions of the folds into the order of the rows."""
+    is_written = all(isinstance(part, WrittenArray) for part in parts)
+    if is_written and splits.inverse is None:
+        joined = buffer.read_joined(parts)
+        if joined is not None:
+            return joined
+    arrays: list[Any] = [
+        buffer.read(part) if isinstance(part, WrittenArray) else part for part in parts
+    ]
+    if sparse.issparse(arrays[0]):
+        together = sparse.vstack(arrays, format=arrays[0].format)
+    else:
+        together = np.concatenate(arrays)
+    return together if splits.inverse is None else together[splits.inverse]
