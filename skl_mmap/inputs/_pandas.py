@@ -30,7 +30,9 @@ __all__ = [
 ]
 
 _NUMBERS = "biufc"
+_NUMBERS_AND_DATES = "biufcmM"
 _BUFFER_BYTES = 8 << 20
+_BUFFER_ITEMS = 1 << 20
 
 
 def pandas_classes() -> dict[type[Any], str]:
@@ -100,19 +102,23 @@ def row_bytes_of(frame: Any) -> tuple[int, int] | None:
         return row_bytes, row_bytes
     blocks = getattr(getattr(frame, "_mgr", None), "blocks", ())
     sizes = [
-        (size, len(block.values) if np.ndim(block.values) == 2 else 1)
+        (size, len(block.values) if block.values.ndim == 2 else 1)
         for block in blocks
-        if (size := _item_bytes(block.values))
+        for size in _item_sizes(block.values)
     ]
     if not sizes:
         return None
     return sum(size * n for size, n in sizes), min(size for size, _ in sizes)
 
 
-def _item_bytes(values: Any) -> int:
-    codes = getattr(values, "codes", values)  # of a Categorical
-    is_shareable = isinstance(codes, np.ndarray) and codes.dtype.kind in _NUMBERS
-    return codes.itemsize if is_shareable else 0
+def _item_sizes(values: Any) -> list[int]:
+    """Bytes of one item of each array that a block consists of, if rows are mapped."""
+    if hasattr(values, "_mask"):
+        return [values.dtype.itemsize, 1]
+    values = getattr(values, "codes", values)  # of a Categorical
+    dtype = getattr(values, "dtype", None)
+    is_mapped = isinstance(dtype, np.dtype) and dtype.kind in _NUMBERS_AND_DATES
+    return [dtype.itemsize] if is_mapped and dtype is not None else []
 
 
 def column_major_block(frame: Any) -> npt.NDArray[Any] | None:
@@ -159,7 +165,7 @@ def make_series(values: npt.NDArray[Any], index: Any = None, name: Any = None) -
 
 
 def share_frame(df: Any, placement: Placement, settings: Settings) -> Any:
-    """Copy the numbers and categories of a frame or series into shared memory.
+    """Copy the columns of a frame, or a series, into shared memory.
 
     Parameters
     ----------
@@ -175,8 +181,9 @@ def share_frame(df: Any, placement: Placement, settings: Settings) -> Any:
     SharedFrame of shape (n_rows, n_columns) or SharedSeries of shape (n_rows,)
         If all columns are numbers of one dtype, they are stored row by row, so that
         rows are mapped in one piece and estimators get what they prefer. Otherwise
-        each column of numbers, booleans or categories is shared for itself, and all
-        others (text, dates, nullable dtypes) refer to the same arrays as `df`.
+        each column of numbers, dates, categories or Arrow memory, text included, is
+        shared for itself, and all others (objects, periods, dates with a time zone)
+        refer to the same arrays as `df`.
 
     Raises
     ------
@@ -187,7 +194,7 @@ def share_frame(df: Any, placement: Placement, settings: Settings) -> Any:
     -----
     One copy in shared memory, and a buffer of 8 MiB.
     """
-    from skl_mmap.inputs._shared_frame import SharedFrame
+    from skl_mmap.inputs._shared_frame import make_mixed_frame
 
     if df.ndim == 1:
         return share_series(df, placement, settings)
@@ -196,14 +203,13 @@ def share_frame(df: Any, placement: Placement, settings: Settings) -> Any:
         shared = make_frame(values, df.columns, df.index)
         return shared.__finalize__(df)
     arrays = _share_columns(df, placement, settings)
-    columns = dict(enumerate(arrays))
-    shared = SharedFrame(columns, index=df.index, copy=False)
-    shared.columns = df.columns
+    columns = [df.iloc[:, place] for place in range(df.shape[1])]
+    shared = make_mixed_frame(arrays, columns, df.index, df.columns)
     return shared.__finalize__(df)
 
 
 def share_series(series: Any, placement: Placement, settings: Settings) -> Any:
-    """Copy the numbers or categories of a series into shared memory.
+    """Copy the elements of a series into shared memory.
 
     Returns
     -------
@@ -213,7 +219,10 @@ def share_series(series: Any, placement: Placement, settings: Settings) -> Any:
     from skl_mmap.inputs._shared_frame import SharedSeries
 
     (values,) = _share_columns(series.to_frame(), placement, settings)
-    shared = SharedSeries(values, index=series.index, name=series.name, copy=False)
+    dtype = object if series.dtype == object else None  # else pandas guesses
+    shared = SharedSeries(
+        values, index=series.index, name=series.name, dtype=dtype, copy=False
+    )
     return shared.__finalize__(series)
 
 
@@ -261,30 +270,64 @@ def _list_columns(df: Any) -> list[npt.NDArray[Any]]:
 
 def _share_columns(df: Any, placement: Placement, settings: Settings) -> list[Any]:
     """Return the columns of a frame, shared where that is possible."""
-    from skl_mmap.inputs._shared_frame import like_column, shareable_values
+    from skl_mmap.inputs._frame_columns import arrays_of, is_arrow, like_column
 
     columns = [df.iloc[:, place] for place in range(df.shape[1])]
-    plain = [shareable_values(column) for column in columns]
-    sizes = [0 if array is None else _padded(array.nbytes) for array in plain]
-    arrays = [column.array for column in columns]
+    result = [column.array for column in columns]
+    arrow_places = [place for place, column in enumerate(columns) if is_arrow(column)]
+    if arrow_places and len(df):
+        arrow = [columns[place] for place in arrow_places]
+        shared = _share_arrow(arrow, placement, settings)
+        for place, array in zip(arrow_places, shared, strict=True):
+            result[place] = array
+    made_of = [arrays_of(column) for column in columns]
+    arrays = [array for arrays in made_of for array in arrays]
+    parts = iter(_share_arrays(arrays, placement, settings))
+    for place, own in enumerate(made_of):
+        if own:
+            copies = tuple(next(parts) for _ in own)
+            result[place] = like_column(columns[place], copies)
+    return result
+
+
+def _share_arrow(
+    columns: list[Any], placement: Placement, settings: Settings
+) -> list[Any]:
+    """Copy columns of Arrow memory, in the chunks that they have."""
+    import pyarrow
+
+    from skl_mmap.inputs._arrow import share_table
+
+    chunks = [column.array.__arrow_array__() for column in columns]
+    table = pyarrow.table(chunks, [str(place) for place in range(len(columns))])
+    table = share_table(table, placement, settings)
+    return [
+        column.dtype.__from_arrow__(shared)
+        for column, shared in zip(columns, table.columns, strict=True)
+    ]
+
+
+def _share_arrays(
+    arrays: list[npt.NDArray[Any]], placement: Placement, settings: Settings
+) -> list[npt.NDArray[Any]]:
+    """Copy vectors into one segment, each from the start of a page."""
+    sizes = [_padded(array.nbytes) for array in arrays]
     if not sum(sizes):
         return arrays
-    what = f"{sum(size > 0 for size in sizes)} columns of a frame"
+    what = f"{len(arrays)} columns of a frame"
     with SegmentWriter(placement, what, sum(sizes)) as writer:
-        for array, size in zip(plain, sizes, strict=True):
-            if array is not None:
-                writer.write(array)
-                writer.write(np.zeros(size - array.nbytes, dtype=np.uint8))
+        for array, size in zip(arrays, sizes, strict=True):
+            for start in range(0, len(array), _BUFFER_ITEMS):
+                writer.write(array[start : start + _BUFFER_ITEMS])
+            writer.write(np.zeros(size - array.nbytes, dtype=np.uint8))
         segment = writer.finish()
     memory = map_array(segment, np.dtype(np.uint8), (sum(sizes),), settings)
     all_bytes = np.asarray(memory)
-    offset = 0
-    for place, (array, size) in enumerate(zip(plain, sizes, strict=True)):
-        if size and array is not None:
-            part = all_bytes[offset : offset + array.nbytes].view(array.dtype)
-            arrays[place] = like_column(columns[place], part)
-        offset += size
-    return arrays
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    return [
+        all_bytes[start : start + array.nbytes].view(array.dtype)
+        for start, array in zip(starts, arrays, strict=True)
+    ]
 
 
 def _padded(n_bytes: int) -> int:

@@ -6,8 +6,7 @@ Nothing is remembered about where the data lies. pandas may exchange the memory 
 frame at any assignment, so each selection looks at what the frame is made of then::
 
     one block of numbers, row by row     --> one joined view
-    columns of numbers or categories     --> one joined view for each
-    everything else                      --> copied by pandas
+    everything else                      --> column by column, see `_frame_columns`
 """
 
 from __future__ import annotations
@@ -19,24 +18,27 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from skl_mmap.memory import Runs, counters, find_runs, join_rows
+from skl_mmap.inputs._frame_columns import (
+    MAX_SLICES,
+    MIN_SLICED_ROWS,
+    arrays_of,
+    count_copied_columns,
+    is_arrow,
+    join_arrays,
+    like_column,
+    take_slices,
+)
+from skl_mmap.inputs._pandas import frame_bytes
+from skl_mmap.memory import Runs, counters, find_runs
 from skl_mmap.memory._mapping import find_mapping
 from skl_mmap.memory._row_selection import select_rows
 
-__all__ = [
-    "SharedFrame",
-    "SharedSeries",
-    "like_column",
-    "numeric_block",
-    "shareable_values",
-]
+__all__ = ["SharedFrame", "SharedSeries", "make_mixed_frame", "numeric_block"]
 
 # With more columns, each a block of its own, pandas warns of a fragmented frame when
 # one is added.
 _MAX_COLUMNS = 100
 _MAX_RUNS = 4096
-# Of columns in one reason for a copy.
-_MAX_NAMES = 5
 _NUMBERS = "biufc"
 
 
@@ -45,7 +47,7 @@ class _Plain:
 
     _plain_class: type[Any]
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
         # Not copyreg.__newobj__: pickle wants its class to be that of the object.
         make = copyreg._reconstructor  # type: ignore[attr-defined]
         return make, (self._plain_class, object, None), self.__getstate__()
@@ -58,9 +60,10 @@ class SharedFrame(_Plain, pd.DataFrame):  # type: ignore[misc]
     """A ``pandas.DataFrame`` in shared memory.
 
     ``take(indices)``, which is how scikit-learn selects the rows of folds, does not
-    copy columns of numbers, booleans and categories that lie in shared memory: they
-    are joined views, in a SharedFrame again. Values, dtypes, labels, index and errors
-    are pandas'. So is everything else, which gives plain frames, pickling included.
+    copy columns of numbers, dates and categories that lie in shared memory: they
+    are joined views, in a SharedFrame again, and Arrow columns are slices. Values,
+    dtypes, labels, index and errors are pandas'. So is everything else, which gives
+    plain frames, pickling included.
     """
 
     _plain_class = pd.DataFrame
@@ -149,98 +152,112 @@ def _take_rows(frame: pd.DataFrame, index: npt.NDArray[Any]) -> Any:
 
 
 def _take_elements(series: pd.Series, index: npt.NDArray[Any]) -> Any:
-    values = shareable_values(series)
+    values = _take_values(series, index)
     if values is None:
         return None
-    joined = select_rows(values, index, np.ndarray)
-    if joined is None:
-        return None
     labels = _take_labels(series.index, index)
-    values = like_column(series, joined)
     selected = SharedSeries(values, index=labels, name=series.name, copy=False)
     return selected.__finalize__(series, method="take")
+
+
+def _take_values(series: pd.Series, index: npt.NDArray[Any]) -> Any:
+    count_copied_columns([series], len(index))
+    if is_arrow(series) and len(index) >= MIN_SLICED_ROWS:
+        runs = _find_runs(index, len(series), _row_bytes(series))
+        if runs is None or len(runs) > MAX_SLICES:
+            return None
+        return take_slices(series, runs)
+    arrays = arrays_of(series)
+    if not arrays or not _is_worth_it(arrays, len(index)):
+        return None
+    runs = _find_runs(index, len(series), sum(array.itemsize for array in arrays))
+    joined = None if runs is None else join_arrays(series, runs)
+    return None if joined is None else like_column(series, joined)
 
 
 def _take_columns(frame: pd.DataFrame, index: npt.NDArray[Any]) -> Any:
     """Select rows of a frame of several dtypes, column by column."""
     n_rows, n_columns = frame.shape
-    if not 0 < n_columns <= _MAX_COLUMNS:
+    if not n_columns:
+        return None
+    if n_columns > _MAX_COLUMNS:
+        reason = (
+            f"frames of several dtypes and more than {_MAX_COLUMNS} columns (keep the "
+            "numbers in a frame of their own)"
+        )
+        counters.add_copied(reason, frame_bytes(frame) // n_rows * len(index))
         return None
     columns = [frame.iloc[:, place] for place in range(n_columns)]
-    _count_other_columns(columns, len(index))
-    shared = {
-        place: values
+    count_copied_columns(columns, len(index))
+    shared = [
+        place
         for place, column in enumerate(columns)
-        if (values := shareable_values(column)) is not None
-        and _is_worth_it(values, len(index))
-    }
-    if not shared:
+        if (arrays := arrays_of(column)) and _is_worth_it(arrays, len(index))
+    ]
+    is_long = len(index) >= MIN_SLICED_ROWS
+    sliced = [p for p, column in enumerate(columns) if is_long and is_arrow(column)]
+    if not shared and not sliced:
         return None
-    runs = find_runs(index, n_rows, max_runs=_MAX_RUNS)
+    row_bytes = sum(_row_bytes(columns[place]) for place in [*shared, *sliced])
+    runs = _find_runs(index, n_rows, row_bytes)
     if runs is None:
-        reason = "the rows are not in long runs (shuffled, or a class or group each)"
-        item_bytes = sum(values.itemsize for values in shared.values())
-        counters.add_copied(reason, item_bytes * len(index))
         return None
-    joined = {place: _join(values, runs) for place, values in shared.items()}
-    if all(values is None for values in joined.values()):
+    taken: dict[int, Any] = {}
+    for place in shared:
+        joined = join_arrays(columns[place], runs)
+        if joined is not None:
+            taken[place] = like_column(columns[place], joined)
+    if len(runs) <= MAX_SLICES:
+        taken.update((place, take_slices(columns[place], runs)) for place in sliced)
+    if not taken:
         return None
-    taken = {}
     for place, column in enumerate(columns):
-        values = joined.get(place)
-        if values is None:
+        if place not in taken:
             taken[place] = column.array.take(index)
-        else:
-            taken[place] = like_column(column, values)
     labels = _take_labels(frame.index, index)
-    selected = SharedFrame(taken, index=labels, copy=False)
-    selected.columns = frame.columns
+    in_order = [taken[place] for place in range(n_columns)]
+    selected = make_mixed_frame(in_order, columns, labels, frame.columns)
     return selected.__finalize__(frame, method="take")
 
 
-def _count_other_columns(columns: list[pd.Series], n_selected: int) -> None:
-    """Say of which columns rows are copied, because of what is in them."""
-    others: dict[str, list[pd.Series]] = {}
-    for column in columns:
-        if shareable_values(column) is None:
-            others.setdefault(str(column.dtype), []).append(column)
-    for dtype, group in others.items():
-        names = ", ".join(repr(column.name) for column in group[:_MAX_NAMES])
-        if len(group) > _MAX_NAMES:
-            names += f" and {len(group) - _MAX_NAMES} more"
-        n_bytes = sum(column.array.nbytes // max(len(column), 1) for column in group)
-        reason = f"columns of dtype {dtype}, neither numbers nor categories: {names}"
-        counters.add_copied(reason, n_bytes * n_selected)
+def make_mixed_frame(
+    values: list[Any], columns: list[pd.Series], index: pd.Index, labels: pd.Index
+) -> SharedFrame:
+    """Make a frame of arrays, with the dtypes of columns that exist already.
+
+    Of an array of objects, pandas would guess that it is text or dates, but not of a
+    series.
+    """
+    entries = {
+        place: pd.Series(array, dtype=object, copy=False)
+        if column.dtype == object
+        else array
+        for place, (array, column) in enumerate(zip(values, columns, strict=True))
+    }
+    frame = SharedFrame(entries, index=pd.RangeIndex(len(index)), copy=False)
+    frame.index, frame.columns = index, labels
+    return frame
 
 
-def shareable_values(column: pd.Series) -> npt.NDArray[Any] | None:
-    """Return the numbers or the category codes of a column, without a copy."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return np.asarray(column.array.codes)
-    return numeric_block(column)
+def _row_bytes(column: pd.Series) -> int:
+    return int(column.array.nbytes) // max(len(column), 1)
 
 
-def _is_worth_it(values: npt.NDArray[Any], n_selected: int) -> bool:
-    found = find_mapping(values)
+def _find_runs(index: npt.NDArray[Any], n_rows: int, row_bytes: int) -> Runs | None:
+    runs = find_runs(index, n_rows, max_runs=_MAX_RUNS)
+    if runs is None:
+        reason = "the rows are not in long runs (shuffled, or a class or group each)"
+        counters.add_copied(reason, row_bytes * len(index))
+    return runs
+
+
+def _is_worth_it(arrays: tuple[npt.NDArray[Any], ...], n_selected: int) -> bool:
+    """Whether at least the first, and largest, array can be mapped."""
+    found = find_mapping(arrays[0])
     return (
         found is not None
-        and n_selected * values.itemsize >= found[0].settings.min_mapped_bytes
+        and n_selected * arrays[0].itemsize >= found[0].settings.min_mapped_bytes
     )
-
-
-def _join(values: npt.NDArray[Any], runs: Runs) -> npt.NDArray[Any] | None:
-    if not values.flags.c_contiguous:
-        n_bytes = int((runs[:, 1] - runs[:, 0]).sum()) * values.itemsize
-        counters.add_copied("the array is not C-contiguous", n_bytes)
-        return None
-    return join_rows(values, runs)
-
-
-def like_column(column: pd.Series, values: npt.NDArray[Any]) -> Any:
-    """Return what a column is made of: its values, or a Categorical of its codes."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return pd.Categorical.from_codes(values, dtype=column.dtype, validate=False)
-    return values
 
 
 def _take_labels(labels: pd.Index, index: npt.NDArray[Any]) -> pd.Index:
@@ -249,17 +266,15 @@ def _take_labels(labels: pd.Index, index: npt.NDArray[Any]) -> pd.Index:
     Those of default labels are the index array itself. It need not be copied if it is
     a mapping of ours, which nobody writes to.
     """
+    if int(index.min()) < 0:
+        # As pandas does for frames: a range of dates stays one with a frequency.
+        index = np.where(index < 0, index + len(labels), index)
     is_default = (
         type(labels) is pd.RangeIndex
         and labels.name is None
         and (labels.start, labels.step) == (0, 1)
     )
-    if (
-        is_default
-        and index.dtype == np.int64
-        and find_mapping(index) is not None
-        and int(index.min()) >= 0
-    ):
+    if is_default and index.dtype == np.int64 and find_mapping(index) is not None:
         runs = find_runs(index, len(labels), max_runs=_MAX_RUNS)
         # One run is a range again.
         if runs is not None and len(runs) > 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import importlib.util
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +26,8 @@ from tests import strategies
 from tests.memory.sharing import share_one
 
 pd = pytest.importorskip("pandas", minversion="2.1")
+with contextlib.suppress(ImportError):
+    import pyarrow as pa
 
 PLACEMENT = Placement.from_parameter("memory")
 SETTINGS = Settings(min_mapped_bytes=0, min_bytes=0)
@@ -35,14 +39,32 @@ COLUMNS: dict[str, Callable[[int], Any]] = {
     "bool": lambda n: np.arange(n) % 3 == 0,
     "c16": lambda n: np.arange(n) * 1j,
     "object": lambda n: np.array([None, "a", 1.5], dtype=object)[np.arange(n) % 3],
+    "object text": lambda n: pd.Series(["x"] * n, dtype=object).array,
+    "object dates": lambda n: pd.Series([pd.Timestamp(0)] * n, dtype=object).array,
     "str": lambda n: pd.Series(np.array(["x", "yy"])[np.arange(n) % 2]).array,
     "category": lambda n: pd.Categorical.from_codes(
         np.arange(n) % 4 - 1, ["p", "q", "r"], ordered=True
     ),
     "Int64": lambda n: pd.array([None, 1, 2] * (n // 3 + 1), dtype="Int64")[:n],
+    "boolean": lambda n: pd.array([None, True, False] * n, dtype="boolean")[:n],
+    "Float32": lambda n: pd.array(np.arange(n) / 7, dtype="Float32"),
     "dates": lambda n: pd.date_range("2020", periods=n, freq="h"),
+    "durations": lambda n: pd.to_timedelta(np.arange(n), unit="s"),
+    "periods": lambda n: pd.period_range("2020", periods=n, freq="h"),
     "zoned": lambda n: pd.date_range("2020", periods=n, freq="h", tz="UTC"),
 }
+
+if importlib.util.find_spec("pyarrow") is not None:
+    COLUMNS["arrow double"] = lambda n: pd.array(
+        [None, 1.5, 2.5] * n, dtype="double[pyarrow]"
+    )[:n]
+    COLUMNS["arrow text"] = lambda n: pd.array(
+        np.array(["x", None, "yy"], dtype=object)[np.arange(n) % 3],
+        dtype="string[pyarrow]",
+    )
+    COLUMNS["arrow categories"] = lambda n: pd.array(
+        np.array(["p", "q"])[np.arange(n) % 2], dtype="string[pyarrow]"
+    ).astype(pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string())))
 
 
 @st.composite
@@ -52,7 +74,12 @@ def frames(draw: st.DrawFn) -> Any:
         st.lists(st.sampled_from(list(COLUMNS)), min_size=1, max_size=5)
         | st.sampled_from(list(COLUMNS)).flatmap(lambda k: st.just([k] * 4))
     )
-    frame = pd.DataFrame({i: COLUMNS[kind](n_rows) for i, kind in enumerate(kinds)})
+    frame = pd.DataFrame(
+        {
+            i: pd.Series(COLUMNS[kind](n_rows), dtype=object if "obj" in kind else None)
+            for i, kind in enumerate(kinds)
+        }
+    )
     if draw(st.booleans()):
         frame = frame.copy()  # one block for all columns of a dtype
     frame.columns = draw(
@@ -173,6 +200,74 @@ def test_numbers_are_mapped_and_can_be_selected_from_again(make: Any) -> None:
     assert_same(again, plain.take(FOLD).take(np.arange(4096, 15_000)))
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("category", "dates", "durations", "Int64", "Float32", "boolean"),
+        *("arrow double", "arrow text", "arrow categories"),
+    ],
+)
+def test_columns_of_every_kind_are_not_copied(kind: str) -> None:
+    if kind not in COLUMNS:
+        pytest.skip("pyarrow is not installed")
+    n_rows = 20_000
+    plain = pd.DataFrame({"x": COLUMNS[kind](n_rows), "y": COLUMNS[kind](n_rows)})
+    for column, expected in ((share(plain), plain), (share(plain["x"]), plain["x"])):
+        counters.take()
+        selected = column.take(FOLD)
+        n_mapped, copied = counters.take()
+        n_bytes = np.sum(selected.memory_usage(index=False))
+        assert n_mapped > 0.7 * n_bytes
+        assert set(copied) <= {
+            "runs and seams that do not agree with the pages of the file",
+            "no run of rows is long enough to be mapped",
+        }
+        again = selected.take(np.arange(4096, 15_000))
+        assert_same(again, expected.take(FOLD).take(np.arange(4096, 15_000)))
+
+
+@pytest.mark.parametrize("kind", ["f8", "arrow text", "Int64"])
+def test_a_few_rows_are_pickled_alone(kind: str) -> None:
+    if kind not in COLUMNS:
+        pytest.skip("pyarrow is not installed")
+    frame = share(pd.DataFrame({"x": COLUMNS[kind](50_000), "y": 1}))
+    few = np.arange(2000)
+    for whole in (frame, frame["x"], share(frame["x"])):
+        plain = pickle.loads(pickle.dumps(whole))
+        n_bytes = len(pickle.dumps(plain.take(few)))
+        assert len(pickle.dumps(whole.take(few))) < 2 * n_bytes
+
+
+def test_many_columns_of_several_types_are_copied_and_that_is_said() -> None:
+    frame = pd.DataFrame(np.zeros((2000, 101)))
+    frame = pd.concat([frame, pd.Series(1, index=frame.index, name="i")], axis=1)
+    counters.take()
+    assert_same(share(frame).take(np.arange(100, 1500)), frame.iloc[100:1500])
+    n_mapped, copied = counters.take()
+    assert n_mapped == 0
+    ((reason, n_bytes),) = copied.items()
+    assert "several dtypes and more than 100 columns" in reason
+    assert n_bytes == 1400 * 102 * 8
+
+
+def test_rows_counted_from_the_end_keep_the_frequency_of_dates() -> None:
+    plain = make_numbers().set_axis(
+        pd.date_range("2020", periods=20_000, freq="h"), axis=0
+    )
+    rows = np.arange(-9000, 0)
+    assert plain.take(rows).index.freq is not None
+    assert share(plain).take(rows).index.freq == plain.take(rows).index.freq
+
+
+@pytest.mark.parametrize("kind", ["object", "object text", "object dates"])
+def test_objects_stay_objects(kind: str) -> None:
+    series = pd.Series(COLUMNS[kind](20_000), dtype=object)
+    plain = make_numbers().assign(o=series, i=1)
+    assert share(plain).dtypes["o"] == share(series).dtype == object
+    assert_same(share(plain).take(FOLD), plain.take(FOLD))
+    assert_same(share(series).take(FOLD), series.take(FOLD))
+
+
 def test_numbers_of_one_dtype_lie_row_by_row() -> None:
     shared = share(make_numbers())
     values = shared.take(FOLD).to_numpy()
@@ -213,7 +308,7 @@ def test_labels_that_are_shared_numbers_are_mapped_too() -> None:
 def test_columns_that_are_copied_are_named() -> None:
     frame = make_numbers()
     frame = frame.assign(
-        **{f"text {i}": pd.array(["a"] * len(frame)) for i in range(7)}
+        **{f"text {i}": pd.Series(["a"] * len(frame), dtype=object) for i in range(7)}
     )
     counters.take()
     share(frame).take(FOLD)
