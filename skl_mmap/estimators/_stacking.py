@@ -30,7 +30,7 @@ from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.ensemble import StackingClassifier, StackingRegressor
 from sklearn.model_selection import check_cv
 from sklearn.preprocessing import LabelEncoder
-from sklearn.utils import Bunch, column_or_1d, get_tags
+from sklearn.utils import Bunch, column_or_1d, get_tags, indexable
 from sklearn.utils.parallel import Parallel, delayed
 
 from skl_mmap.backend import label_fold
@@ -110,7 +110,8 @@ def _find_refusal(stacking: Any, y: Any) -> str | None:
         return "arrays may be of another library than numpy"
     if isinstance(stacking.cv, str):
         return f"there are no folds with cv={stacking.cv!r}"
-    if np.ndim(y) != 1 and not (np.ndim(y) == 2 and np.shape(y)[1] == 1):
+    shape = np.asarray(y).shape
+    if len(shape) != 1 and shape[1:] != (1,):
         return "y has several columns"
     is_right = is_classifier if is_classifier(stacking) else is_regressor
     try:
@@ -260,6 +261,7 @@ class _Plan:
         cv = check_cv(self._cv, y, classifier=is_classifier(self._stacking))
         if hasattr(cv, "random_state") and cv.random_state is None:
             cv.random_state = np.random.RandomState()
+        X, y = indexable(X, y)
         # A copy, as scikit-learn makes one for each estimator: a random state that
         # the user has given is not used up.
         splits = Splits(deepcopy(cv).split(X, y), len(y))
@@ -276,6 +278,7 @@ class _Plan:
             label = f"{member.name}, all rows"
             yield delayed(fit_on_all)(estimator, X, y, self._fit_params, label=label)
         n_samples = sum(splits.n_tests)
+        X, y = indexable(X, y)
         begin = 0
         for fold, (train, test) in enumerate(splits):
             base = 0
