@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from skl_mmap.memory import Runs, expand_runs, find_runs, join_rows
+from skl_mmap.memory import Runs, counters, expand_runs, find_runs, join_rows
+from skl_mmap.memory._mapping import find_mapping
 from skl_mmap.memory._row_selection import row_key
 
 __all__ = ["SHARED_CLASSES", "SharedCSRArray", "SharedCSRMatrix", "as_shared"]
@@ -126,9 +127,14 @@ def _without_larger_base(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _select_rows(matrix: Any, key: Any) -> Any:
     """Select rows with joined views; None if scipy has to do it."""
     index = _row_index(key) if matrix.ndim == 2 else None
-    n_rows, n_columns = matrix.shape if matrix.ndim == 2 else (0, 0)
-    runs = None if index is None else find_runs(index, n_rows, max_runs=_MAX_RUNS)
-    if runs is None or not len(runs) or len(matrix.indptr) != n_rows + 1:
+    if index is None:
+        return None
+    n_rows, n_columns = matrix.shape
+    runs = find_runs(index, n_rows, max_runs=_MAX_RUNS)
+    if runs is None:
+        _count_copied(matrix, index)
+        return None
+    if not len(runs) or len(matrix.indptr) != n_rows + 1:
         return None
     elements = np.asarray(matrix.indptr)[runs].astype(np.intp)
     elements = elements[elements[:, 0] < elements[:, 1]]
@@ -157,6 +163,18 @@ def _select_rows(matrix: Any, key: Any) -> Any:
 
 
 _ELEMENTS = ("data", "indices")
+
+
+def _count_copied(matrix: Any, index: npt.NDArray[Any]) -> None:
+    """Say that rows are copied, if they could have been mapped."""
+    n_selected = np.count_nonzero(index) if index.dtype == bool else len(index)
+    element_bytes = matrix.data.itemsize + matrix.indices.itemsize
+    # Rows are as long as the others, on average: to look would take longer.
+    n_bytes = matrix.nnz * element_bytes * int(n_selected) // max(matrix.shape[0], 1)
+    found = find_mapping(matrix.data)
+    if found is not None and n_bytes >= found[0].settings.min_mapped_bytes:
+        reason = "the rows are not in long runs (shuffled, or a class or group each)"
+        counters.add_copied(reason, n_bytes)
 
 
 def _row_index(key: Any) -> npt.NDArray[Any] | None:

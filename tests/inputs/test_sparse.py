@@ -161,6 +161,18 @@ def test_rows_are_mapped_and_can_be_selected_from_again(kind: str) -> None:
     assert_same(again, plain[rows][2000:16_000])
 
 
+def test_rows_that_cannot_be_mapped_are_counted_as_copied() -> None:
+    shared = share(make_csr(5000))
+    rows = np.random.default_rng(0).permutation(5000)
+    counters.take()
+    selected = shared[rows]
+    n_mapped, copied = counters.take()
+    assert n_mapped == 0
+    ((reason, n_bytes),) = copied.items()
+    assert "not in long runs" in reason
+    assert n_bytes == pytest.approx(selected.data.nbytes + selected.indices.nbytes)
+
+
 def test_rows_that_were_written_to_are_as_they_are_now() -> None:
     plain = make_csr(5000)
     shared = share(plain)
