@@ -5,13 +5,17 @@
     array of objects --pickled once--> bytes in a segment <--mapped-- every task
                                                            unpickled there, each time
 
-Only arrays of strings, numbers and None: nobody can tell two equal ones apart, so it
-does not matter that these are not the very objects that the rest of a task refers to.
+Only arrays of strings, numbers, dates and what stands for missing ones: nobody can tell
+two equal ones apart, so it does not matter that these are not the very objects that the
+rest of a task refers to. (Times may have a time zone, which has an identity.)
 """
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import pickle
+import sys
 import threading
 import weakref
 from typing import Any, NamedTuple
@@ -23,7 +27,12 @@ from skl_mmap.memory import ArrayHandle, Segment, Store, rebuild_array
 
 __all__ = ["rebuild_objects", "share_objects"]
 
-_IMMUTABLE = frozenset({bool, bytes, complex, float, int, str, type(None)})
+_IMMUTABLE = frozenset(
+    {
+        *(bool, bytes, complex, float, int, str, type(None)),
+        *(datetime.date, datetime.timedelta, decimal.Decimal),
+    }
+)
 
 
 class _Pickled(NamedTuple):
@@ -72,13 +81,22 @@ def share_objects(
             return found.shared
         known.pop(key, None)
         shared = None
-        if set(map(type, array.ravel(order="K"))) <= _IMMUTABLE:
+        if all(map(_is_immutable, set(map(type, array.ravel(order="K"))))):
             payload = pickle.dumps(array, protocol=pickle.HIGHEST_PROTOCOL)
             shared = store.share(np.frombuffer(payload, dtype=np.uint8))
         # The callback takes no lock: it may run anywhere.
         source = weakref.ref(array, lambda _: known.pop(key, None))
         known[key] = _Pickled(source, call, shared)
     return shared
+
+
+def _is_immutable(type_: type[Any]) -> bool:
+    if type_ in _IMMUTABLE:
+        return True
+    if issubclass(type_, np.generic):  # and no subclass of somebody's
+        return type_.__module__ == "numpy" and type_ is not np.void
+    pandas = sys.modules.get("pandas")
+    return type_ is type(getattr(pandas, "NA", None))  # there is only one
 
 
 def rebuild_objects(handle: ArrayHandle) -> Any:

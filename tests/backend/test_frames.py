@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -311,6 +313,25 @@ def test_objects_are_pickled_once_for_a_call(monkeypatch: pytest.MonkeyPatch) ->
         assert n_dumps == n_expected
         array[0, 0] = "changed"
         store.next_call()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [pd.NA, "x"],
+        [datetime.date(2020, 1, 1), datetime.timedelta(1), decimal.Decimal("1.5")],
+        [np.str_("x"), np.float32(1.5), np.datetime64("2020")],
+    ],
+    ids=["missing", "standard library", "numpy"],
+)
+def test_what_columns_hold_beside_text_is_pickled_once_too(values: list[Any]) -> None:
+    array = np.array(values * 100, dtype=object)
+    payload, segments = dump_task([array], make_store(), Options(min_bytes=1))
+    assert len(segments) == 1
+    (received,) = load(payload)
+    assert list(map(repr, received)) == list(map(repr, array))
+    if values[0] is pd.NA:
+        assert received[0] is pd.NA
 
 
 def test_objects_that_have_an_identity_are_pickled_with_the_task() -> None:
