@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,14 @@ from skl_mmap.folds._gathering_tables import (
     is_sparse,
 )
 from skl_mmap.memory import Placement, SegmentWriter, Settings, SharedArray, map_array
+from skl_mmap.memory._reading import reading_in_order
 
 __all__ = ["count_rows", "gather", "make_settings", "restore"]
 
 # Gathered rows that are not written yet: large enough to be quick, little beside X.
 _CHUNK_BYTES = 8 << 20
+# In more folds, the rows of each are so far apart that reading ahead is of no use.
+_MAX_PASSES = 32
 # Of Python numbers, dates and records: bytes without references. Text is left alone,
 # because nothing of scikit-learn's selects its rows in bulk.
 _SHARED_KINDS = "biufcmMV"
@@ -103,12 +107,20 @@ def gather(
         return np.ascontiguousarray(array[permutation])
     n_rows = max(_CHUNK_BYTES * len(array) // array.nbytes, 1)
     what = f"{name} of shape {array.shape} and dtype {array.dtype}, arranged"
-    with SegmentWriter(placement, what, array.nbytes) as writer:
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(SegmentWriter(placement, what, array.nbytes))
+        if _n_passes(permutation) <= _MAX_PASSES:
+            stack.enter_context(reading_in_order(array))
         for start in range(0, len(array), n_rows):
             # Not take(): it would first copy all of an array in Fortran order.
             writer.write(array[permutation[start : start + n_rows]])
         segment = writer.finish()
     return map_array(segment, array.dtype, array.shape, settings)
+
+
+def _n_passes(permutation: _Rows) -> int:
+    """Count how often rows are gone through, in order, from the front."""
+    return 1 + int(np.count_nonzero(permutation[1:] < permutation[:-1]))
 
 
 def _as_numbers(values: Any) -> npt.NDArray[Any] | None:

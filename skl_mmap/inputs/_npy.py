@@ -23,6 +23,7 @@ from skl_mmap.memory import (
     can_remap,
     map_array,
 )
+from skl_mmap.memory._reading import reading_in_order
 from skl_mmap.memory._segment import open_file_segment
 
 __all__ = ["NpyHeader", "load_npy", "read_npy_header"]
@@ -239,7 +240,10 @@ def _copy(
         return np.empty(shape, dtype)
     row_bytes = row.size * dtype.itemsize
     step = max(_CHUNK_BYTES // row_bytes, 1)
-    with SegmentWriter(placement, path, len(source) * row_bytes) as writer:
+    with (
+        SegmentWriter(placement, path, len(source) * row_bytes) as writer,
+        reading_in_order(source),
+    ):
         for start in range(0, len(source), step):
             rows = source[start : start + step]
             values = rows[:, columns] if X.ndim > 1 and not is_fortran else rows

@@ -37,6 +37,8 @@ PAGE_BYTES = mmap.PAGESIZE
 # only a coarser alignment than needed.
 HUGE_PAGE_BYTES = 2 << 20
 
+MADV_NORMAL = 0
+MADV_SEQUENTIAL = 2
 MADV_HUGEPAGE = 14
 MADV_COLLAPSE = 25  # Linux 6.1
 

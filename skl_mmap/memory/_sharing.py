@@ -10,6 +10,7 @@ from skl_mmap.memory._filling import stored_order
 from skl_mmap.memory._handles import as_shared, describe, map_array, rebuild_array
 from skl_mmap.memory._mapping import Settings
 from skl_mmap.memory._placement import Placement
+from skl_mmap.memory._reading import reading_in_order
 from skl_mmap.memory._reordering import create_in_other_order
 from skl_mmap.memory._segment import create_segment
 from skl_mmap.memory._shared_array import SharedArray
@@ -56,7 +57,8 @@ def share_array(
     if described is not None and (order == "K" or array.flags.c_contiguous):
         # The segment is kept by `described` until it is mapped.
         return as_shared(rebuild_array(described[0]))
-    segment = create_segment(array, placement)
+    with reading_in_order(array):
+        segment = create_segment(array, placement)
     return map_array(
         segment, array.dtype, array.shape, settings, order=stored_order(array)
     )
