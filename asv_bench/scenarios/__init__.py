@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from scenarios import endings, memory, models, times
+from scenarios import endings, memory, models, stacks, times
 from scenarios.rows import Row, Settings
 
 __all__ = ["SCENARIOS", "Row", "Settings"]
@@ -20,6 +20,10 @@ SCENARIOS: dict[str, Callable[[Settings], Iterator[Row]]] = {
         memory.sgd_any,
         memory.narrow_any,
         models.knn_stack,
+        stacks.friedman_stack,
+        stacks.pipelines,
+        stacks.unequal_stack,
+        stacks.small_fit,
         times.wall,
         times.hold,
         times.share_speed,
