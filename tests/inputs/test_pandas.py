@@ -242,7 +242,8 @@ def test_many_columns_of_several_types_are_copied_and_that_is_said() -> None:
     frame = pd.DataFrame(np.zeros((2000, 101)))
     frame = pd.concat([frame, pd.Series(1, index=frame.index, name="i")], axis=1)
     counters.take()
-    assert_same(share(frame).take(np.arange(100, 1500)), frame.iloc[100:1500])
+    rows = np.arange(100, 1500)
+    assert_same(share(frame).take(rows), frame.take(rows))
     n_mapped, copied = counters.take()
     assert n_mapped == 0
     ((reason, n_bytes),) = copied.items()
@@ -388,6 +389,9 @@ def test_sharing_needs_little_more_than_the_shared_memory(
 def test_scikit_learn_sees_a_frame(make: Any) -> None:
     X = make(600)
     X.iloc[:300, 0] += 2
+    if make is make_mixed:
+        # Column by column, as it is shared: rounding depends on the layout.
+        X = pd.DataFrame({name: X[name] for name in X})
     y = pd.Series((X["a"] > 1).astype(int), name="y")
     encoder = OneHotEncoder(sparse_output=False, handle_unknown="ignore")
     text = [name for name in X if name in ("s", "k")]
