@@ -63,8 +63,9 @@ def share(
     Returns
     -------
     SharedArray, DataFrame, Series, pyarrow.Table or sparse matrix
-        What was given, over shared memory. A `SharedArray` has ``close()`` and is a
-        context manager; the memory is freed when the last array over it is gone.
+        What was given, over shared memory, which is freed when the last array over it
+        is gone. All but CSC matrices and pyarrow tables are context managers that are
+        closed at the end of the block; a `SharedArray` also has ``close()``.
 
     Raises
     ------

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from skl_mmap.inputs._closing import ClosedAtExit
 from skl_mmap.memory import Runs, counters, expand_runs, find_runs, join_rows
 from skl_mmap.memory._mapping import find_mapping
 from skl_mmap.memory._row_selection import row_key
@@ -31,7 +32,7 @@ _csr_matrix: Any = sparse.csr_matrix
 _csr_array: Any = sparse.csr_array
 
 
-class _SharedCSR:
+class _SharedCSR(ClosedAtExit):
     """What both kinds of shared CSR have in common."""
 
     _plain_class: type[Any]

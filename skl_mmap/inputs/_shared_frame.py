@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from skl_mmap.inputs._closing import ClosedAtExit
 from skl_mmap.inputs._frame_columns import (
     MAX_SLICES,
     MIN_SLICED_ROWS,
@@ -42,7 +43,7 @@ _MAX_RUNS = 4096
 _NUMBERS = "biufc"
 
 
-class _Plain:
+class _Plain(ClosedAtExit):
     """Pickled as what pandas has, by value."""
 
     _plain_class: type[Any]

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from skl_mmap.inputs._closing import ClosedAtExit
 from skl_mmap.memory import counters, find_runs
 
 __all__ = ["SharedPolarsFrame"]
@@ -23,7 +24,7 @@ _MIN_ROWS = 1024
 _MAX_RUNS = 256
 
 
-class SharedPolarsFrame(pl.DataFrame):  # type: ignore[misc, unused-ignore]
+class SharedPolarsFrame(ClosedAtExit, pl.DataFrame):  # type: ignore[misc, unused-ignore]
     """A ``polars.DataFrame`` in shared memory.
 
     Selecting rows by a list or an array of integers, which is what scikit-learn does
