@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -131,6 +132,17 @@ def _count_file_descriptors() -> int:
     return psutil.Process().num_fds() - len(_find_trackers())
 
 
+def _list_nameless_files() -> frozenset[str]:
+    """List pipes and eventfds, whoever they belong to."""
+    files = []
+    for name in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
+        with contextlib.suppress(FileNotFoundError):
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if target.startswith(NAMELESS_FILES):
+                files.append(f"{name} -> {target}")
+    return frozenset(files)
+
+
 def _list_mappings(temporary_folder: str) -> frozenset[str]:
     """List files that are mapped and that only a test can have made."""
     if sys.platform != "linux":
@@ -152,7 +164,9 @@ def _list_shared_memory_files() -> frozenset[str]:
     return frozenset(
         name
         for name in names
-        if str(os.getpid()) in name and not name.startswith(expected)
+        # A word of the name: digits of other numbers may contain it by chance.
+        if str(os.getpid()) in re.split("[-_.]", name)
+        and not name.startswith(expected)
     )
 
 
@@ -230,6 +244,7 @@ def guard_module(
     """Shut down the pools, and fail the last test of a module that left anything."""
     before = _read_state(temporary_folder)
     n_descriptors = _count_file_descriptors()
+    nameless = _list_nameless_files()
     yield
     trackers = {tracker._pid for tracker in _find_trackers()}
     descendants = psutil.Process().children(recursive=True)
@@ -243,7 +258,11 @@ def guard_module(
         leaks += [f"process: {child}" for child in descendants if child.is_running()]
         # With the pools gone, nameless files count too, but one for each tracker.
         if _count_file_descriptors() > n_descriptors:
-            leaks.append(f"file descriptors: {_count_file_descriptors()} in all")
+            new = ", ".join(sorted(_list_nameless_files() - nameless))
+            leaks.append(
+                f"file descriptors: {_count_file_descriptors()} in all, "
+                f"{n_descriptors} before; since then: {new}"
+            )
         return leaks
 
     if leaks := _wait_for_leaks(read_leaks):
