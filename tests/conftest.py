@@ -165,8 +165,7 @@ def _list_shared_memory_files() -> frozenset[str]:
         name
         for name in names
         # A word of the name: digits of other numbers may contain it by chance.
-        if str(os.getpid()) in re.split("[-_.]", name)
-        and not name.startswith(expected)
+        if str(os.getpid()) in re.split("[-_.]", name) and not name.startswith(expected)
     )
 
 
