@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 __all__ = ["label_batch", "label_fold"]
@@ -23,7 +24,11 @@ def label_batch(batch: Any) -> str:
     items = getattr(batch, "items", None)
     if not isinstance(items, list):
         return ""
-    return ", ".join(dict.fromkeys(filter(None, map(_label_task, items))))
+    # Arguments are of any class, and what asking them for an attribute does is up to
+    # them. No task fails because of its name.
+    with contextlib.suppress(Exception):
+        return ", ".join(dict.fromkeys(filter(None, map(_label_task, items))))
+    return ""
 
 
 def label_fold(name: str, fold: int, n_splits: int) -> str:
@@ -45,7 +50,7 @@ def _label_task(item: Any) -> str:
 
 def _name_estimator(value: Any) -> str:
     """Return the class of an estimator; of a pipeline, that of its last step."""
-    if isinstance(value, type) or not hasattr(value, "get_params"):
+    if not hasattr(type(value), "get_params"):
         return ""
     steps = getattr(value, "steps", None)
     if isinstance(steps, list) and steps:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,25 +13,32 @@ import numpy.typing as npt
 
 from skl_mmap.inputs import load
 from skl_mmap.inputs._formats import find_format
+from skl_mmap.inputs._load import open_table
 from skl_mmap.inputs._load_column import load_column
 from skl_mmap.inputs._pandas import frame_bytes, pandas_classes
 from skl_mmap.memory import Placement
 
 __all__ = ["count_bytes", "read_arguments"]
 
-# The arguments with one value for each sample, beside y.
+# The arguments with one value for each sample.
 _VECTORS = ("y", "sample_weight")
+_NUMBER_BYTES = 8
 
 
 def read_arguments(
-    args: Sequence[Any], kwargs: Mapping[str, Any], store: Any
+    method: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    store: Any,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Load the arguments that are files.
 
     Parameters
     ----------
+    method : callable
+        A method of an estimator; it says what its arguments are called.
     args : sequence
-        Positional arguments of a method of an estimator: X, y and so on.
+        Its positional arguments: X, y and so on.
     kwargs : mapping
         Its keyword arguments.
     store : {"auto", "memory", "disk"} or path-like
@@ -40,21 +48,24 @@ def read_arguments(
     -------
     args : tuple
         X as it was, or loaded: from a path, or from a tuple of a path and columns.
-        All others likewise, but as vectors, from a path or a tuple of path and column.
+        ``y`` and ``sample_weight`` likewise, but as vectors, from a path or a tuple
+        of a path and a column. All others as they were.
     kwargs : dict
-        The same for ``X``, ``y`` and ``sample_weight``.
+        The same for keyword arguments.
     """
-    read = tuple(
-        _read_vector(value, store) if place else _read_matrix(value, store)
-        for place, value in enumerate(args)
-    )
-    named = dict(kwargs)
-    for name in _VECTORS:
-        if name in named:
-            named[name] = _read_vector(named[name], store)
-    if "X" in named:
-        named["X"] = _read_matrix(named["X"], store)
-    return read, named
+    if not any(map(_split_source, (*args, *kwargs.values()))):
+        return tuple(args), dict(kwargs)
+    names = [*inspect.signature(method).parameters][: len(args)]
+    names += [""] * (len(args) - len(names))  # the method takes any number of them
+    read = (_read(name, value, store) for name, value in zip(names, args, strict=True))
+    named = {name: _read(name, value, store) for name, value in kwargs.items()}
+    return tuple(read), named
+
+
+def _read(name: str, value: Any, store: Any) -> Any:
+    if name == "X":
+        return _read_matrix(value, store)
+    return _read_vector(value, store) if name in _VECTORS else value
 
 
 def _split_source(value: Any) -> tuple[str, Any] | None:
@@ -82,11 +93,16 @@ def _read_vector(value: Any, store: Any) -> Any:
     source = _split_source(value)
     if source is None:
         return value
-    path, column = source
+    path, columns = source
     format_ = find_format(path)
-    if column is not None and format_.is_table:
-        return load_column(path, format_, column, Placement.from_parameter(store))
-    columns = None if column is None else [column]
+    if columns is None and format_.is_table:
+        with open_table(path, format_) as table:
+            if len(table.names) == 1:
+                columns = table.names[0]
+    if isinstance(columns, str) and format_.is_table:
+        return load_column(path, format_, columns, Placement.from_parameter(store))
+    if isinstance(columns, str | int):
+        columns = [columns]
     return _as_vector(load(path, columns=columns, as_frame=False, store=store))
 
 
@@ -106,7 +122,10 @@ def count_bytes(value: Any) -> int | None:
         return int(getattr(value, "data", np.empty(0)).nbytes)
     if isinstance(value, list | tuple):
         # What numpy would make of it, without making it.
-        width = len(value[0]) if value and isinstance(value[0], list | tuple) else 1
-        return 8 * len(value) * width
+        is_matrix = bool(value) and isinstance(value[0], list | tuple | np.ndarray)
+        return _NUMBER_BYTES * len(value) * (len(value[0]) if is_matrix else 1)
+    polars = sys.modules.get("polars")
+    if polars is not None and isinstance(value, polars.DataFrame):
+        return int(value.estimated_size())
     n_bytes = getattr(value, "nbytes", None)
     return int(n_bytes) if isinstance(n_bytes, int) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
@@ -11,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import get_tags
 
 from skl_mmap._units import parse_bytes
+from skl_mmap.backend import MmapBackend
 from skl_mmap.estimators._delegation import (
     FITTING_METHODS,
     FitMethod,
@@ -18,7 +20,13 @@ from skl_mmap.estimators._delegation import (
     is_configuring,
 )
 from skl_mmap.estimators._fit_inputs import count_bytes, read_arguments
-from skl_mmap.estimators._running import act_on, is_nested, measured, under_backend
+from skl_mmap.estimators._running import (
+    act_on,
+    check_check,
+    is_nested,
+    measured,
+    under_backend,
+)
 from skl_mmap.estimators._stacking import fit_stacking, is_stacking
 from skl_mmap.memory import Placement
 from skl_mmap.monitor import note
@@ -55,8 +63,8 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     adopt : bool, default=False
         Share large arrays in place, without a second copy of X.
     min_bytes : int, str or None, default="1M"
-        Arrays of at least this size are shared. If X is smaller, or with None, the
-        estimator is simply fitted.
+        Arrays of at least this size are shared. If X is smaller, or with None, nothing
+        is shared or measured, and the estimator is simply fitted.
     check : {"report", "warn", "error", "off"}, default="report"
         What to do about copies: say so in `report_`, also give a `CopyWarning`, or
         raise a `CopyError` instead of being fitted. ``"off"`` does not even look.
@@ -195,9 +203,9 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         if name in FITTING_METHODS:
             inner = self.estimator
         value = getattr(inner, name)
-        if not callable(value) or getattr(value, "__self__", None) is not inner:
-            return value
-        return bound_method(self, inner, name)
+        # scikit-learn's ``set_fit_request`` and its like are functions, not methods.
+        is_method = getattr(value, "__self__", None) is inner or is_configuring(name)
+        return bound_method(self, inner, name) if is_method else value
 
     def _run_method(self, name: str, *args: Any, **kwargs: Any) -> Any:
         if is_configuring(name):
@@ -205,23 +213,27 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
                 if inner is not None:
                     getattr(inner, name)(*args, **kwargs)
             return self
-        args, kwargs = read_arguments(args, kwargs, self.store)
         if name in FITTING_METHODS:
             return self._fit(name, args, kwargs)
-        method = getattr(self._find_fitted(name), name)
-        if self._is_small(args, kwargs):
-            return method(*args, **kwargs)
-        with under_backend(self.n_jobs, **self._options()):
-            return method(*args, **kwargs)
+        estimator = self._find_fitted(name)
+        method = getattr(estimator, name)
+        args, kwargs = read_arguments(method, args, kwargs, self.store)
+        with self._backend(self._is_small(args, kwargs)):
+            result = method(*args, **kwargs)
+        return self if result is estimator else result
 
     def _fit(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        check_check(self.check)
         estimator = self._make_estimator(name)
+        method = getattr(estimator, name)
+        args, kwargs = read_arguments(method, args, kwargs, self.store)
         report = None
         if self._is_small(args, kwargs):
-            result = getattr(estimator, name)(*args, **kwargs)
+            with self._backend(is_small=True):
+                result = method(*args, **kwargs)
         else:
             with (
-                under_backend(self.n_jobs, **self._options()),
+                self._backend(is_small=False),
                 measured(self.check) as measurement,
             ):
                 result = self._fit_large(estimator, name, args, kwargs)
@@ -237,14 +249,20 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     def _fit_large(
         self, estimator: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if name == "fit" and is_stacking(estimator) and not is_nested():
+        params = dict(zip(("X", "y"), args, strict=False)) | kwargs
+        # Otherwise it is for the estimator to say what is missing, or too much.
+        is_complete = len(args) <= 2 and {"X", "y"} <= params.keys()
+        if (
+            is_complete
+            and name in ("fit", "fit_transform")
+            and is_stacking(estimator)
+            and not is_nested()
+        ):
             placement = Placement.from_parameter(self.store)
-            params = dict(zip(("X", "y"), args, strict=False)) | kwargs
-            refusal = fit_stacking(
-                estimator, params.pop("X"), params.pop("y"), params, placement
-            )
+            X, y = params.pop("X"), params.pop("y")
+            refusal = fit_stacking(estimator, X, y, params, placement)
             if refusal is None:
-                return estimator
+                return estimator if name == "fit" else estimator.transform(X)
             note(f"scikit-learn has fitted the ensemble in its own way: {refusal}")
         return getattr(estimator, name)(*args, **kwargs)
 
@@ -279,13 +297,17 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         least = parse_bytes(self.min_bytes, name="min_bytes")
         return n_bytes is not None and n_bytes < least
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "row_order": self.row_order,
-            "store": self.store,
-            "adopt": self.adopt,
-            "min_bytes": self.min_bytes,
-        }
+    def _backend(self, is_small: bool) -> AbstractContextManager[None]:
+        """Return what sets the backend; nothing if X is small, and no jobs wanted."""
+        backend = MmapBackend(
+            row_order=self.row_order,
+            store=self.store,
+            adopt=self.adopt,
+            min_bytes=self.min_bytes,
+        )
+        if is_small and self.n_jobs is None:
+            return nullcontext()
+        return under_backend(backend, self.n_jobs)
 
 
 def _data_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

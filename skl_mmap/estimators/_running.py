@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import warnings
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 from joblib import parallel_config
@@ -15,11 +17,13 @@ from skl_mmap.exceptions import CopyError, CopyWarning, InvalidParameterError
 from skl_mmap.monitor import Measurement, measure
 from skl_mmap.report import MemoryReport
 
-__all__ = ["CHECKS", "act_on", "is_nested", "measured", "under_backend"]
+__all__ = ["act_on", "check_check", "is_nested", "measured", "under_backend"]
 
-CHECKS = ("report", "warn", "error", "off")
+_CHECKS = ("report", "warn", "error", "off")
 # A fit that is worth sharing takes seconds; half of the default's overhead is enough.
 _INTERVAL_SECONDS = 0.02
+# Between the user's line and this module, where an estimator is part of another one.
+_NOT_THE_USER = {"skl_mmap", "sklearn", "joblib", "contextlib", "functools"}
 
 
 def is_nested() -> bool:
@@ -29,40 +33,38 @@ def is_nested() -> bool:
 
 
 @contextlib.contextmanager
-def under_backend(n_jobs: int | None, **options: Any) -> Iterator[None]:
-    """Run parallel calls of a block by the backend "mmap".
+def under_backend(backend: MmapBackend, n_jobs: int | None) -> Iterator[None]:
+    """Run parallel calls of a block by a backend.
 
     In a task of another parallel call, joblib's choice for nested calls is left as it
     is: processes that start processes would be more than there are cores.
 
     Parameters
     ----------
+    backend : MmapBackend
+        What runs them.
     n_jobs : int or None
         None leaves what is set outside.
-    **options : object
-        Parameters of `MmapBackend`.
-
-    Raises
-    ------
-    InvalidParameterError
-        If one of them cannot be used.
     """
-    backend = MmapBackend(**options)
-    config = {} if n_jobs is None else {"n_jobs": n_jobs}
+    config: dict[str, Any] = {} if n_jobs is None else {"n_jobs": n_jobs}
     if not is_nested():
         config["backend"] = backend
     with parallel_config(**config) if config else contextlib.nullcontext():
         yield
 
 
+def check_check(check: object) -> None:
+    """Raise an `InvalidParameterError` if this is no value of ``check``."""
+    if not isinstance(check, str) or check not in _CHECKS:
+        raise InvalidParameterError(
+            f"check={check!r} does not say what to do about copies. Pass one of "
+            f"{', '.join(map(repr, _CHECKS))}."
+        )
+
+
 @contextlib.contextmanager
 def measured(check: str) -> Iterator[Measurement | None]:
     """Measure a block, unless nobody wants to know or it is a task of another one."""
-    if check not in CHECKS:
-        raise InvalidParameterError(
-            f"check={check!r} does not say what to do about copies. Pass one of "
-            f"{', '.join(map(repr, CHECKS))}."
-        )
     if check == "off" or is_nested():
         yield None
         return
@@ -87,15 +89,12 @@ def act_on(report: MemoryReport, check: str) -> None:
 
 
 def _find_user_frame() -> int:
-    """Return the stack level of the line outside of this package."""
-    import sys
-
+    """Return the stack level, for the caller, of the line that the user wrote."""
+    frame: FrameType | None = sys._getframe(1)
     level = 1
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        frame = frame.f_back
-        name = frame.f_globals.get("__name__", "")
-        if not name.startswith(("skl_mmap.", "contextlib", "functools")):
-            break
-        level += 1
-    return level
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in _NOT_THE_USER:
+            return level
+        frame, level = frame.f_back, level + 1
+    return 1

@@ -45,8 +45,6 @@ class Splits:
         is_in_order = True
         for train, test in splits:
             train, test = np.asarray(train), np.asarray(test)
-            if test.dtype == bool:
-                test = np.flatnonzero(test)
             done = sum(self.n_tests)
             is_in_order &= _is_run(test, done)
             self._splits.append((_compact(train, n_samples), _compact(test, n_samples)))

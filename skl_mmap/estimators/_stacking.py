@@ -4,10 +4,10 @@ scikit-learn fits the base estimators on all rows first, each in a task, and the
 one task for each of them that goes through the folds: workers wait for the slowest one
 twice. Here every fit is a task of its own::
 
-    a on all rows | b on all rows | a, fold 1 | b, fold 1 | a, fold 2 | ...
-                                        |           |           |
-                                        v           v           v   written by workers
-                        buffer:   | predictions of a        | predictions of b ... |
+    a on all rows | b on all rows | a, fold 1 | a, fold 2 | ... | b, fold 1 | ...
+                                        |           |                 |
+                                        v           v                 v   written there
+                        buffer:   | predictions of a            | predictions of b |
 
 The rest is scikit-learn's own `fit`, told that its estimators are fitted already
 (``cv="prefit"``): it validates, asks each of them for its predictions, and fits the
@@ -18,8 +18,9 @@ folds ready. So nothing of the ensemble itself is done anew here.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,14 +83,17 @@ def fit_stacking(
     refusal = _find_refusal(stacking, y)
     if refusal is not None:
         return refusal
+    if isinstance(stacking.cv, Iterator):
+        # It can be gone through once, and may be needed again after a refusal.
+        stacking.cv = list(stacking.cv)
     estimators, cv, method = stacking.estimators, stacking.cv, stacking.stack_method
     plan = _Plan(stacking, y, fit_params, placement)
-    stand_ins = [
-        (name, est if est == _DROPPED else _StandIn(name, est, method, plan))
-        for name, est in estimators
-    ]
-    stacking.estimators, stacking.cv = stand_ins, "prefit"
     try:
+        stand_ins = [
+            (name, est if est == _DROPPED else _StandIn(name, est, method, plan))
+            for name, est in estimators
+        ]
+        stacking.estimators, stacking.cv = stand_ins, "prefit"
         stacking.fit(X, y, **fit_params)
     except _RefusalError as error:
         return str(error)
@@ -108,7 +112,7 @@ def _find_refusal(stacking: Any, y: Any) -> str | None:
         return "metadata routing decides what each estimator is given"
     if config["array_api_dispatch"]:
         return "arrays may be of another library than numpy"
-    if isinstance(stacking.cv, str):
+    if not _makes_folds(stacking.cv):
         return f"there are no folds with cv={stacking.cv!r}"
     shape = np.asarray(y).shape
     if len(shape) != 1 and shape[1:] != (1,):
@@ -125,6 +129,14 @@ def _find_refusal(stacking: Any, y: Any) -> str | None:
         is_known = False
     # It knows best what is wrong with them.
     return None if is_known else "its estimators are not what it expects"
+
+
+def _makes_folds(cv: Any) -> bool:
+    """Whether this is a parameter that scikit-learn accepts, but for ``"prefit"``."""
+    if isinstance(cv, Integral):
+        return int(cv) >= 2
+    is_splits = isinstance(cv, Iterable) and not isinstance(cv, str)
+    return cv is None or is_splits or hasattr(cv, "split")
 
 
 def _put_estimators(stacking: Any, fitted: list[Any]) -> None:
@@ -169,6 +181,8 @@ class _StandIn:
         method = next((m for m in methods if hasattr(estimator, m)), None)
         if method is None:
             return  # scikit-learn's error says that the estimator has none of them
+        if method != "predict" and not plan.has_classes:
+            raise _RefusalError(f"{name} is a regressor that has {method}")
         place = plan.add(name, estimator, method)
         predict: Any = functools.partial(plan.predict, place)
         predict.__name__ = method
@@ -197,6 +211,8 @@ class _Plan:
 
     Attributes
     ----------
+    has_classes : bool
+        Whether it is a classifier.
     fitted : list of estimator
         The base estimators, fitted on all rows.
     """
@@ -205,6 +221,7 @@ class _Plan:
         self, stacking: Any, y: Any, fit_params: dict[str, Any], placement: Placement
     ) -> None:
         self._stacking = stacking
+        self.has_classes = bool(is_classifier(stacking))
         self._cv = stacking.cv
         self._y = y
         self._fit_params = {
@@ -238,10 +255,11 @@ class _Plan:
         )
         done = parallel(self._tasks(X, y, splits, buffer))
         buffer.finish()
-        n_members = len(self._members)
-        self.fitted, folds = done[:n_members], done[n_members:]
+        n_members, n_splits = len(self._members), len(splits)
+        self.fitted = done[:n_members]
         return [
-            _join(folds[place::n_members], splits, buffer) for place in range(n_members)
+            _join(done[begin : begin + n_splits], splits, buffer)
+            for begin in range(n_members, len(done), n_splits)
         ]
 
     def _row_bytes(self, member: _Member) -> int:
@@ -253,12 +271,12 @@ class _Plan:
     def _encoded_y(self) -> npt.NDArray[Any]:
         """Return y as base estimators get it: classes are numbered."""
         y = column_or_1d(self._y)
-        if not is_classifier(self._stacking):
+        if not self.has_classes:
             return np.asarray(y)
         return np.asarray(LabelEncoder().fit(self._stacking.classes_).transform(y))
 
     def _split(self, X: Any, y: npt.NDArray[Any]) -> Splits:
-        cv = check_cv(self._cv, y, classifier=is_classifier(self._stacking))
+        cv = check_cv(self._cv, y, classifier=self.has_classes)
         if hasattr(cv, "random_state") and cv.random_state is None:
             cv.random_state = np.random.RandomState()
         X, y = indexable(X, y)
@@ -277,21 +295,20 @@ class _Plan:
             estimator = clone(member.estimator)
             label = f"{member.name}, all rows"
             yield delayed(fit_on_all)(estimator, X, y, self._fit_params, label=label)
-        n_samples = sum(splits.n_tests)
         X, y = indexable(X, y)
-        begin = 0
-        for fold, (train, test) in enumerate(splits):
-            base = 0
-            for member in self._members:
-                row_bytes = self._row_bytes(member)
-                slot = buffer.slot(base + begin * row_bytes, len(test) * row_bytes)
+        place = 0
+        # Estimator by estimator, as scikit-learn does it: if there is one job only,
+        # all draw from numpy's global random state in the same order.
+        for member in self._members:
+            row_bytes = self._row_bytes(member)
+            for fold, (train, test) in enumerate(splits):
+                slot = buffer.slot(place, len(test) * row_bytes)
                 yield delayed(predict_fold)(
                     *(clone(member.estimator), X, y, train, test),
                     *(self._fit_params, member.method, slot),
                     label=label_fold(member.name, fold, len(splits)),
                 )
-                base += n_samples * row_bytes
-            begin += len(test)
+                place += slot.n_bytes
 
 
 def _join(parts: list[Any], splits: Splits, buffer: ResultBuffer) -> Any:

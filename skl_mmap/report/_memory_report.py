@@ -101,11 +101,12 @@ class MemoryReport:
         What was fitted.
     input_bytes : int or None
         Size of X, the unit of all multiples; None where it is not known.
-    baseline_bytes : int
+    baseline_bytes : int or None
         Committed memory of the process tree when the fit began: see `skl_mmap.measure`.
-    peak_bytes : int
+        None, like the next two, if the process that reads memory has died.
+    peak_bytes : int or None
         The most that it has been, baseline included.
-    wall_seconds : float
+    wall_seconds : float or None
         Duration of the fit.
     records : tuple of TaskRecord
         What the workers said about each batch of tasks.
@@ -115,9 +116,9 @@ class MemoryReport:
 
     title: str
     input_bytes: int | None
-    baseline_bytes: int
-    peak_bytes: int
-    wall_seconds: float
+    baseline_bytes: int | None
+    peak_bytes: int | None
+    wall_seconds: float | None
     records: tuple[TaskRecord, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
 
@@ -130,21 +131,29 @@ class MemoryReport:
         Raises
         ------
         MeasurementError
-            If the measurement is not finished, or has failed.
+            If the measurement is not finished.
+
+        Notes
+        -----
+        What workers said about their tasks is known even if the process that reads
+        memory has died, so there is a report nevertheless.
         """
+        has_numbers = measurement.problem is None or not measurement.is_finished
         return cls(
             title=title,
             input_bytes=input_bytes,
-            baseline_bytes=measurement.baseline_bytes,
-            peak_bytes=measurement.peak_bytes,
-            wall_seconds=measurement.wall_seconds,
+            baseline_bytes=measurement.baseline_bytes if has_numbers else None,
+            peak_bytes=measurement.peak_bytes if has_numbers else None,
+            wall_seconds=measurement.wall_seconds if has_numbers else None,
             records=tuple(measurement.tasks),
-            notes=measurement.notes,
+            notes=measurement.notes if has_numbers else (str(measurement.problem),),
         )
 
     @property
-    def peak_growth_bytes(self) -> int:
-        """How far the peak was above the baseline."""
+    def peak_growth_bytes(self) -> int | None:
+        """How far the peak was above the baseline; None if it is not known."""
+        if self.peak_bytes is None or self.baseline_bytes is None:
+            return None
         return self.peak_bytes - self.baseline_bytes
 
     @property

@@ -18,17 +18,23 @@ _MIN_LABEL = 12
 
 def describe(report: MemoryReport) -> str:
     """Write a report as text: a few lines, and a table of tasks."""
-    growth = format_share(report.peak_growth_bytes, report.input_bytes)
-    lines = [
-        f"{report.title}: {report.wall_seconds:.2f} s",
-        f"  peak      {format_bytes(report.peak_bytes)}, {growth} more than before",
-    ]
+    lines = [_describe_whole(report)]
+    growth_bytes = report.peak_growth_bytes
+    if report.peak_bytes is not None and growth_bytes is not None:
+        growth = format_share(growth_bytes, report.input_bytes)
+        peak = format_bytes(report.peak_bytes)
+        lines.append(f"  peak      {peak}, {growth} more than before")
     if report.input_bytes is not None:
         lines.append(f"  X         {format_bytes(report.input_bytes)}")
     lines += [*_describe_tasks(report.tasks)]
     lines += [f"  copies    {complaint}" for complaint in report.complaints]
     lines += [f"  note      {note}" for note in report.notes]
     return "\n".join(lines)
+
+
+def _describe_whole(report: MemoryReport) -> str:
+    seconds = report.wall_seconds
+    return report.title if seconds is None else f"{report.title}: {seconds:.2f} s"
 
 
 def _describe_tasks(tasks: tuple[TaskCost, ...]) -> list[str]:
