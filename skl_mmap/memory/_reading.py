@@ -2,7 +2,7 @@
 
 Only where that is known: in one pass over a file, from front to back, the kernel reads
 further ahead (a quarter faster here), and gives pages up sooner that were read. What
-tasks do with their folds is not known, so that these are left to the kernel's own guess:
+tasks do with their folds is not known, so these are left to the kernel's own guess:
 advice for random access made each pass through the rows 20 times slower, and advice for
 a pass made random access three times slower.
 """
