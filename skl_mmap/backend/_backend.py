@@ -41,7 +41,8 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         nothing. joblib's `max_nbytes` means the same.
     mmap_mode : {"c", "r"}, default="c"
         Copy-on-write: a task may write to its view of an array, and nobody else sees
-        it; or read-only. Set it in ``parallel_backend`` or ``parallel_config``.
+        it; or read-only. Set "r" in ``parallel_backend`` or ``parallel_config``:
+        in ``Parallel`` itself it is joblib's default, and cannot be told from it.
     row_order : {"exact", "any"}, default="exact"
         ``"exact"`` gives the same results as joblib's "loky", bit for bit. ``"any"``
         may reorder the rows within a train set, so that all but a few hundred of them
@@ -55,7 +56,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         writes to them stay private. No other thread may write to them while a call
         starts. What cannot be adopted is copied; `skl_mmap.measure` says why.
     idle_worker_timeout : float, default=300
-        Seconds after which idle workers stop.
+        Seconds after which idle workers stop; infinity stands for 23 days.
     initializer : callable, optional
         Called in each worker when it starts, with `initargs`, as with "loky".
     initargs : tuple, default=()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,9 @@ _JOBLIB_PARAMETERS = frozenset(
     | {"verbose"}
 )
 _JOBLIB_MAX_NBYTES = 1 << 20
+_JOBLIB_MMAP_MODE = "r"
+# loky's workers wait with poll(), which counts milliseconds in an int: 24.8 days.
+_LONGEST_TIMEOUT_SECONDS = 2_000_000.0
 _INDEX_BYTES = 64 << 10
 
 
@@ -39,7 +43,7 @@ class Options:
     adopt : bool, default=False
         Whether arrays are shared in place, without a second copy.
     idle_worker_timeout : float, default=300
-        Seconds after which idle workers stop.
+        Seconds after which idle workers stop; at most 2,000,000 (23 days).
     initializer : callable or None, default=None
         Called in each worker when it starts.
     initargs : tuple, default=()
@@ -91,12 +95,16 @@ class Options:
             What ``Parallel`` passes to ``configure``: its own parameters and those
             of the backend that the user gave to ``Parallel`` itself.
         mmap_mode : str or None
-            joblib's parameter, where the user set it.
+            joblib's parameter, where the user set it in ``parallel_config``.
         """
         own = {k: v for k, v in parameters.items() if k not in _JOBLIB_PARAMETERS}
-        if mmap_mode is not None:
-            own["mmap_mode"] = mmap_mode
         max_nbytes = parameters.get("max_nbytes", _JOBLIB_MAX_NBYTES)
+        # What holds in this call: the parameter of Parallel itself, if it has one.
+        in_force = parameters.get("mmap_mode", mmap_mode or _JOBLIB_MMAP_MODE)
+        if in_force is None:
+            max_nbytes = None  # as with loky: arrays are pickled
+        elif mmap_mode is not None or in_force != _JOBLIB_MMAP_MODE:
+            own["mmap_mode"] = in_force
         if max_nbytes != _JOBLIB_MAX_NBYTES and "min_bytes" not in own:
             own["min_bytes"] = max_nbytes
         if parameters.get("temp_folder") is not None:
@@ -155,8 +163,8 @@ def _check_adopt(value: Any) -> bool:
 
 
 def _check_timeout(value: Any) -> float:
-    if isinstance(value, int | float) and value is not True and value > 0:
-        return float(value)
+    if isinstance(value, numbers.Real) and value is not True and value > 0:
+        return min(float(value), _LONGEST_TIMEOUT_SECONDS)
     raise InvalidParameterError(
         f"idle_worker_timeout={value!r} is not a time. Pass the seconds after which "
         "idle workers stop, more than 0."
@@ -172,10 +180,19 @@ def _check_initializer(value: Any) -> Callable[..., object] | None:
     )
 
 
+def _check_initargs(value: Any) -> tuple[Any, ...]:
+    if isinstance(value, tuple | list):
+        return tuple(value)
+    raise InvalidParameterError(
+        f"initargs={value!r} are not the arguments of a function, so workers could "
+        f"not start. Pass a tuple, such as ({value!r},)."
+    )
+
+
 _CHECKS: dict[str, Any] = {
     "adopt": _check_adopt,
     "initializer": _check_initializer,
-    "initargs": tuple,
+    "initargs": _check_initargs,
     "min_bytes": _check_min_bytes,
     "mmap_mode": _check_mmap_mode,
     "row_order": _check_row_order,

@@ -45,6 +45,10 @@ BAD_PARAMETERS = [
     ("idle_worker_timeout", 0, "idle_worker_timeout=0 is not a time"),
     ("idle_worker_timeout", -1.0, "idle_worker_timeout=-1.0 is not a time"),
     ("idle_worker_timeout", "1", "idle_worker_timeout='1' is not a time"),
+    ("idle_worker_timeout", np.nan, "idle_worker_timeout=nan is not a time"),
+    ("initializer", 3, "initializer=3 cannot be called"),
+    ("initargs", 5, "initargs=5 are not the arguments"),
+    ("initargs", "ab", r"Pass a tuple, such as \('ab',\)"),
     ("row_ordr", "any", "no parameter 'row_ordr'"),
 ]
 
@@ -84,6 +88,8 @@ def test_mode_in_which_tasks_share_their_writes_is_refused(
         pytest.raises(InvalidParameterError, match="mmap_mode="),
     ):
         call_each(abs, -1)
+    with use_mmap(), pytest.raises(InvalidParameterError, match="mmap_mode="):
+        Parallel(mmap_mode=value)(delayed(abs)(i) for i in range(2))
 
 
 def test_folder_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
@@ -130,6 +136,7 @@ def ask(**parameters: Any) -> tuple[bool, bool]:
         ({"max_nbytes": "2M"}, False),
         ({"max_nbytes": None, "min_bytes": 1}, True),
         ({"max_nbytes": None}, False),
+        ({"max_nbytes": 1, "mmap_mode": None}, False),
     ],
     ids=str,
 )
@@ -157,6 +164,30 @@ def test_read_only_mode_is_set_for_a_block(use: Any) -> None:
     with use("mmap", n_jobs=2, mmap_mode="r", min_bytes=1):
         [described] = Parallel()([delayed(describe_input)(np.zeros(8192))])
     assert described == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("of_block", "of_parallel", "expected"),
+    [
+        ("r", "c", (True, True)),
+        ("c", "r", (True, False)),
+        ("r", None, (False, True)),
+        (None, "c", (True, True)),
+    ],
+)
+def test_mode_of_parallel_comes_before_that_of_the_block(
+    of_block: Any, of_parallel: Any, expected: tuple[bool, bool]
+) -> None:
+    with use_mmap(mmap_mode=of_block):
+        parallel = Parallel(mmap_mode=of_parallel)
+        [described] = parallel([delayed(describe_input)(np.zeros(8192))])
+    assert described == expected
+
+
+@pytest.mark.parametrize("seconds", [np.inf, 1e9, np.int64(30), np.float32(30)])
+def test_any_number_of_seconds_is_a_time(seconds: Any) -> None:
+    with use_mmap(idle_worker_timeout=seconds):
+        assert call_each(abs, -3) == [3] * 4
 
 
 def test_nothing_is_shared_when_no_size_is_large_enough() -> None:
