@@ -73,7 +73,7 @@ def run_workers(n_workers: int, n_bytes: int) -> list[int]:
     for worker in workers:
         assert worker.stdout is not None
         worker.stdout.readline()
-    time.sleep(0.2)
+    wait_for_readings()
     for worker in workers:
         worker.communicate(b"\n")
     return [worker.pid for worker in workers]
@@ -85,14 +85,32 @@ def list_samplers() -> list[psutil.Process]:
     return [process for process in children if process.cmdline()[-1:] == [mark]]
 
 
+def wait_for_readings() -> None:
+    """Wait until every sampler has read memory once more, however busy the machine.
+
+    A sampler goes to sleep once after each reading, and now and then within one; so
+    eight times are several readings.
+    """
+
+    def count(sampler: psutil.Process) -> int:
+        return int(sampler.num_ctx_switches().voluntary)
+
+    last = [(sampler, count(sampler) + 8) for sampler in list_samplers()]
+    assert last, "nobody is measuring"
+    deadline = time.monotonic() + 60
+    while any(count(sampler) < n for sampler, n in last):
+        assert time.monotonic() < deadline, "the sampler stands still"
+        time.sleep(0.01)
+
+
 @needs_proc
 class TestPeak:
     def test_memory_that_is_freed_within_the_block(self) -> None:
         with measure() as report:
             data = bytearray(64 * MIB)
-            time.sleep(0.05)
+            wait_for_readings()
             del data
-            time.sleep(0.05)
+            wait_for_readings()
         assert report.method == "committed"
         assert report.peak_growth_bytes == pytest.approx(64 * MIB, abs=TOLERANCE_BYTES)
         assert report.peak.committed_bytes == report.peak_bytes
@@ -101,11 +119,10 @@ class TestPeak:
     def test_what_was_there_before_is_the_baseline(self) -> None:
         data = bytearray(64 * MIB)
         with measure() as report:
-            time.sleep(0.02)
+            wait_for_readings()
         assert report.baseline_bytes > len(data)
         assert report.peak_growth_bytes < TOLERANCE_BYTES
 
-    @retry
     def test_workers_that_start_and_end_within_the_block(self) -> None:
         with measure() as report:
             workers = run_workers(2, 32 * MIB)
@@ -177,7 +194,7 @@ class TestTimeLine:
     def test_parts_add_up(self, memory_file: int) -> None:
         os.write(memory_file, bytes(MIB))
         with measure() as report:
-            time.sleep(0.03)
+            wait_for_readings()
         for reading in report.timeline:
             parts = reading.anonymous_bytes + reading.shared_bytes
             assert reading.committed_bytes == parts
@@ -186,10 +203,13 @@ class TestTimeLine:
         assert report.peak.processes != ()
 
     def test_cost_of_the_sampler_is_told(self) -> None:
+        begin = time.monotonic()
         with measure() as report:
-            time.sleep(0.1)
-        assert 0 < report.sampler_cpu_seconds < report.wall_seconds
-        assert 0 < report.mean_reading_seconds < 0.1
+            wait_for_readings()
+        seconds = time.monotonic() - begin
+        assert 0 < report.sampler_cpu_seconds < seconds
+        # Readings do not overlap.
+        assert 0 < report.mean_reading_seconds * report.n_readings < seconds
         assert MIB < report.sampler_bytes < 10 * MIB
 
 
@@ -201,9 +221,9 @@ class TestBlock:
             with measure() as inner:
                 assert len(list_samplers()) == 2
                 data = bytearray(64 * MIB)
-                time.sleep(0.1)
+                wait_for_readings()
                 del data
-            time.sleep(0.05)
+            wait_for_readings()
         assert list_samplers() == []
         assert inner.peak.n_processes == n_processes
         # The inner sampler is a fork of this process for a moment.
