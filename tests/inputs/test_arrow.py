@@ -153,7 +153,7 @@ def test_polars_objects_are_left_to_polars() -> None:
 def test_results_are_those_of_loky(library: str) -> None:
     pytest.importorskip(library)
     if library == "pyarrow":
-        pytest.importorskip("sklearn", "1.6", reason="selects no rows of tables")
+        pytest.importorskip("sklearn", "1.7", reason="selects no rows of tables")
     rng = np.random.default_rng(0)
     X: Any = pa.table({name: rng.normal(size=3000) for name in "abc"})
     y = rng.normal(size=3000)
