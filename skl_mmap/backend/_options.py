@@ -163,7 +163,7 @@ def _check_adopt(value: Any) -> bool:
 
 
 def _check_timeout(value: Any) -> float:
-    if isinstance(value, numbers.Real) and value is not True and value > 0:
+    if isinstance(value, numbers.Real) and value is not True and float(value) > 0:
         return min(float(value), _LONGEST_TIMEOUT_SECONDS)
     raise InvalidParameterError(
         f"idle_worker_timeout={value!r} is not a time. Pass the seconds after which "
