@@ -524,26 +524,45 @@ def test_any_order_gives_the_scores_of_loky(estimator: Any) -> None:
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
 
 
+# Gradient descent takes the rows one by one.
+DEPENDING_ON_ORDER = (run_cross_validate_with_groups, run_randomized_search)
+ANY_ORDER_CASES = [
+    *(run for run in MAPPING_CASES if run not in DEPENDING_ON_ORDER),
+    *OTHER_CASES,
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "run",
-    [run_stacking_regressor, run_permutation_test, run_cross_validate_with_weights],
-    ids=lambda run: run.__name__[4:],
-)
-def test_any_order_reaches_the_splitters_of_meta_estimators(
-    run: Callable[[], Any],
+@pytest.mark.parametrize("run", ANY_ORDER_CASES, ids=lambda run: run.__name__[4:])
+def test_any_order_gives_the_results_of_loky_but_for_rounding(
+    run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # With fewer rows, their runs are too short to be put into another order.
+    monkeypatch.setattr(make_data, "__defaults__", (9000, N_FEATURES))
     expected = run_on_loky(run)
-    with use_mmap(row_order="any"):
+    with use_mmap(row_order="any"), recorded() as records:
         actual = run()
-    for one, other in zip(*map(_numbers, (actual, expected)), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+    assert records, "nothing ran in a worker"
+    # The sigmoid of a calibration is fitted until it changes by less than this.
+    tolerance = 1e-6 if run is run_calibration else 1e-9
+    assert_close(actual, expected, tolerance)
 
 
-def _numbers(result: Any) -> list[Any]:
-    if isinstance(result, dict):
-        return [v for key, v in result.items() if not key.endswith("_time")]
-    return list(result) if isinstance(result, tuple) else [result]
+def assert_close(actual: Any, expected: Any, tolerance: float) -> None:
+    if isinstance(expected, dict):
+        assert actual.keys() == expected.keys()
+        for key in expected:
+            if not key.endswith("_time"):
+                assert_close(actual[key], expected[key], tolerance)
+    elif isinstance(expected, list | tuple):
+        for one, other in zip(actual, expected, strict=True):
+            assert_close(one, other, tolerance)
+    elif isinstance(expected, float | np.floating) or (
+        isinstance(expected, np.ndarray) and expected.dtype.kind == "f"
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+    else:
+        assert_identical(actual, expected)
 
 
 def return_argument(cv: Any = None, train: Any = None) -> Any:
