@@ -144,7 +144,7 @@ class ResultBuffer:
             None if they do not follow each other, or differ in more than their length.
         """
         first = parts[0]
-        kinds = {(part.dtype, part.shape[1:]) for part in parts}
+        kinds = {(part.dtype, len(part.shape), part.shape[1:]) for part in parts}
         is_joined = all(
             before.stop == after.offset for before, after in itertools.pairwise(parts)
         )
