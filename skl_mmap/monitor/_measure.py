@@ -43,7 +43,7 @@ class _SamplerProcess:
     def __init__(self, interval_seconds: float, method: str) -> None:
         self._owner = os.getpid()
         command = [
-            sys.executable,
+            sys.executable or "",  # None where Python is part of another program
             *("-I", "-S", os.path.abspath(_sampler.__file__)),
             *(str(self._owner), repr(interval_seconds)),
             *(method, _find_psutil() if method == "uss" else ""),

@@ -314,10 +314,14 @@ class TestBlock:
 
     @pytest.mark.parametrize(
         ("executable", "reason"),
-        [("/no/such/python", "No such file"), ("/bin/false", "ended with code 1")],
+        [
+            ("/no/such/python", "No such file"),
+            ("/bin/false", "ended with code 1"),
+            (None, "could not be started"),
+        ],
     )
     def test_a_sampler_that_does_not_start_is_an_error(
-        self, monkeypatch: pytest.MonkeyPatch, executable: str, reason: str
+        self, monkeypatch: pytest.MonkeyPatch, executable: str | None, reason: str
     ) -> None:
         monkeypatch.setattr(sys, "executable", executable)
         with pytest.raises(MeasurementError, match=reason), measure():
