@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ _CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 
 
 # The first CSV file makes pyarrow open a pipe for Ctrl-C, which it keeps: not ours.
+# Not where Ctrl-C is ignored, as in a shell's background; then a later file would.
+_handler = signal.signal(signal.SIGINT, signal.default_int_handler)
 csv.read_csv(pa.BufferReader(b"a\n1\n"))
+signal.signal(signal.SIGINT, _handler)
 
 
 def make_table(n_rows: int = 5000) -> pa.Table:
