@@ -9,11 +9,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from skl_mmap.backend._labels import label_batch
-from skl_mmap.memory import counters
+from skl_mmap.memory import counters, trim_heap
 from skl_mmap.monitor._own_memory import OwnMemory, own_memory
 from skl_mmap.monitor._records import TaskRecord
 
 __all__ = ["Observation"]
+
+# Private memory that earlier batches may have left in the heap. What a batch takes from
+# there is no growth, and would not be seen. Giving it back takes up to 10 ms.
+_MAX_HEAP_BYTES = 4 << 20
 
 
 class Observation:
@@ -28,6 +32,8 @@ class Observation:
     # Whether this process has run a batch before: with the first one, it imports
     # libraries, which has nothing to do with the batch.
     _is_warm = False
+    # Private memory of this process when the heap was last given back.
+    _lean_bytes = 0
 
     def __init__(self, is_measured: bool) -> None:
         self._is_measured = is_measured
@@ -58,8 +64,12 @@ class Observation:
             self._begin()
 
     def _begin(self) -> None:
-        if self._is_measured:
-            self._before = own_memory(reset_peak=True)
+        if not self._is_measured:
+            return
+        if own_memory().anonymous_bytes > Observation._lean_bytes + _MAX_HEAP_BYTES:
+            trim_heap()
+            Observation._lean_bytes = own_memory().anonymous_bytes
+        self._before = own_memory(reset_peak=True)
 
     def record(self) -> TaskRecord:
         """Return what was seen, once."""

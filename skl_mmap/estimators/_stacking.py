@@ -135,8 +135,9 @@ def _makes_folds(cv: Any) -> bool:
     """Whether this is a parameter that scikit-learn accepts, but for ``"prefit"``."""
     if isinstance(cv, Integral):
         return int(cv) >= 2
-    is_splits = isinstance(cv, Iterable) and not isinstance(cv, str)
-    return cv is None or is_splits or hasattr(cv, "split")
+    if isinstance(cv, str):
+        return False
+    return cv is None or isinstance(cv, Iterable) or hasattr(cv, "split")
 
 
 def _put_estimators(stacking: Any, fitted: list[Any]) -> None:
@@ -181,8 +182,6 @@ class _StandIn:
         method = next((m for m in methods if hasattr(estimator, m)), None)
         if method is None:
             return  # scikit-learn's error says that the estimator has none of them
-        if method != "predict" and not plan.has_classes:
-            raise _RefusalError(f"{name} is a regressor that has {method}")
         place = plan.add(name, estimator, method)
         predict: Any = functools.partial(plan.predict, place)
         predict.__name__ = method
@@ -211,8 +210,6 @@ class _Plan:
 
     Attributes
     ----------
-    has_classes : bool
-        Whether it is a classifier.
     fitted : list of estimator
         The base estimators, fitted on all rows.
     """
@@ -221,7 +218,7 @@ class _Plan:
         self, stacking: Any, y: Any, fit_params: dict[str, Any], placement: Placement
     ) -> None:
         self._stacking = stacking
-        self.has_classes = bool(is_classifier(stacking))
+        self._has_classes = bool(is_classifier(stacking))
         self._cv = stacking.cv
         self._y = y
         self._fit_params = {
@@ -271,12 +268,12 @@ class _Plan:
     def _encoded_y(self) -> npt.NDArray[Any]:
         """Return y as base estimators get it: classes are numbered."""
         y = column_or_1d(self._y)
-        if not self.has_classes:
+        if not self._has_classes:
             return np.asarray(y)
         return np.asarray(LabelEncoder().fit(self._stacking.classes_).transform(y))
 
     def _split(self, X: Any, y: npt.NDArray[Any]) -> Splits:
-        cv = check_cv(self._cv, y, classifier=self.has_classes)
+        cv = check_cv(self._cv, y, classifier=self._has_classes)
         if hasattr(cv, "random_state") and cv.random_state is None:
             cv.random_state = np.random.RandomState()
         X, y = indexable(X, y)

@@ -17,6 +17,8 @@ _MAX_COPIED_SHARE = 0.05
 # Of X, in private memory of an estimator: vectors and buffers are no copies of X.
 _MAX_PRIVATE_SHARE = 0.25
 _MIN_BYTES = 1 << 20
+# The first call of a library, threads and heaps take some MiB that are no copy of X.
+_MIN_PRIVATE_BYTES = 8 << 20
 
 # By a word of the reason that `skl_mmap.memory` gives.
 _REMEDIES = (
@@ -73,7 +75,7 @@ def _complain_about_estimator(
 ) -> list[str]:
     if input_bytes is None:
         return []
-    least = max(_MAX_PRIVATE_SHARE * input_bytes, _MIN_BYTES)
+    least = max(_MAX_PRIVATE_SHARE * input_bytes, _MIN_PRIVATE_BYTES)
     guilty = [task for task in group if (task.private_bytes or 0) >= least]
     if not guilty:
         return []

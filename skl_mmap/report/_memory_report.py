@@ -182,8 +182,9 @@ class MemoryReport:
         """Who has copied so much of X that it matters, why, and what helps.
 
         A task that had to copy more than a twentieth of its folds, or whose estimator
-        needed private memory of a quarter of X or more beside them. Folds of less
-        than 1 MiB, and inputs of unknown size, are not looked at.
+        needed private memory of a quarter of X or more beside them. Less than 1 MiB
+        of folds, less than 8 MiB of private memory, and inputs of unknown size are not
+        looked at.
         """
         from skl_mmap.report._complaints import list_complaints
 
