@@ -18,7 +18,6 @@ from sklearn.linear_model import (
     Ridge,
     SGDClassifier,
 )
-from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
@@ -43,8 +42,8 @@ def make_classifier(**parameters: Any) -> StackingClassifier:
         ("sgd", SGDClassifier(max_iter=20, tol=None, random_state=0)),
         ("forest", RandomForestClassifier(3, max_depth=4, random_state=0)),
     ]
-    final = make_tree(max_depth=3)
-    return StackingClassifier(estimators, final, **{"cv": 3, "n_jobs": 2, **parameters})
+    parameters = {"final_estimator": make_tree(max_depth=3), **parameters}
+    return StackingClassifier(estimators, **{"cv": 3, "n_jobs": 2, **parameters})
 
 
 def assert_as_scikit_learn(
@@ -127,27 +126,9 @@ class Predicting(ClassifierMixin, BaseEstimator):
             return first.astype("f4")
         if self.kind == "objects":
             return first.astype(object)
-        if self.kind == "list":
-            return first.tolist()
         assert self.kind == "sparse"
         return sparse.csr_matrix(first[:, None])
 
 
-class PretendingRegressor(RegressorMixin, BaseEstimator):
-    """A regressor with a method that only classifiers are expected to have."""
-
-    def fit(self, X: Any, y: Any) -> PretendingRegressor:
-        self.classes_ = np.unique(y)
-        self.n_features_in_ = X.shape[1]
-        return self
-
-    def predict_proba(self, X: Any) -> Any:
-        return np.tile(self.classes_ / self.classes_.sum(), (len(X), 1))
-
-
 def make_tree(**parameters: Any) -> DecisionTreeClassifier:
     return DecisionTreeClassifier(random_state=0, **parameters)
-
-
-def make_neighbors() -> KNeighborsRegressor:
-    return KNeighborsRegressor(3, algorithm="brute")

@@ -1,0 +1,216 @@
+"""The report of a fit: sums, complaints and words, from records that are known."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+from skl_mmap.exceptions import MeasurementError
+from skl_mmap.monitor import Measurement, TaskRecord, measure
+from skl_mmap.report import MemoryReport, TaskCost
+
+MIB = 1 << 20
+SCATTERED = "rows have no long runs"
+
+
+def make_record(label: str = "Ridge, fold 1 of 2", **given: Any) -> TaskRecord:
+    reasons = given.pop("reasons", {})
+    defaults = {"pid": 1, "seconds": 0.5, "mapped_bytes": 100 * MIB}
+    return TaskRecord(
+        **{**defaults, **given},
+        label=label,
+        copied_bytes=sum(reasons.values()),
+        copy_reasons=reasons,
+    )
+
+
+def make_report(*records: TaskRecord, **given: Any) -> MemoryReport:
+    defaults = {
+        "title": "Memmapped(Stack)",
+        "input_bytes": 100 * MIB,
+        "baseline_bytes": 50 * MIB,
+        "peak_bytes": 300 * MIB,
+        "wall_seconds": 1.5,
+    }
+    return MemoryReport(**{**defaults, **given}, records=records)
+
+
+def test_records_of_one_name_are_one_task() -> None:
+    report = make_report(
+        make_record("b, fold 10 of 10"),
+        make_record("b, fold 2 of 10", reasons={"x": 1, "y": 3}),
+        make_record("b, fold 2 of 10", reasons={"y": 4}, mapped_bytes=7),
+        make_record("a", attached_bytes=9),
+    )
+    assert [task.label for task in report.tasks] == [
+        *("a", "b, fold 2 of 10", "b, fold 10 of 10"),
+    ]
+    task = report.tasks[1]
+    assert task.n_tasks == 2
+    assert task.mapped_bytes == 100 * MIB + 7
+    assert task.copied_bytes == 8
+    assert task.selected_bytes == task.mapped_bytes + 8
+    assert list(task.copy_reasons.items()) == [("y", 7), ("x", 1)]
+    assert task.seconds == 1.0
+    assert task.estimator == "b"
+    assert report.tasks[0].attached_bytes == 9
+    assert report.copied_bytes == 8
+    assert report.mapped_bytes == 300 * MIB + 7
+    assert report.peak_growth_bytes == 250 * MIB
+
+
+def test_private_memory_is_the_most_beside_copied_folds() -> None:
+    cost = TaskCost.from_records(
+        "a",
+        [
+            make_record(peak_private_bytes=50, reasons={"x": 20}),
+            make_record(peak_private_bytes=40),
+            make_record(peak_private_bytes=None),
+        ],
+    )
+    assert cost.private_bytes == 40
+    few = [make_record(peak_private_bytes=5, reasons={"x": 20})]
+    assert TaskCost.from_records("a", few).private_bytes == 0
+    assert TaskCost.from_records("a", [make_record()]).private_bytes is None
+    assert TaskCost.from_records("a", [make_record()]).dirtied_bytes is None
+    dirty = [make_record(dirtied_bytes=3), make_record(dirtied_bytes=4)]
+    assert TaskCost.from_records("a", dirty).dirtied_bytes == 7
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        (SCATTERED, "skl_mmap.arrange()"),
+        ("X is not C-contiguous", "order='C'"),
+        ("not the pages of the file", "row_order='any'"),
+        ("something else", ""),
+    ],
+)
+def test_complaints_about_folds_say_what_helps(reason: str, remedy: str) -> None:
+    report = make_report(make_record(reasons={reason: 30 * MIB}))
+    [complaint] = report.complaints
+    assert complaint.startswith("Ridge copied 30.0 MiB of folds, up to 23% of one")
+    assert reason in complaint
+    assert ("To avoid it" in complaint) == bool(remedy)
+    assert remedy in complaint
+
+
+def test_seams_and_small_folds_are_no_complaint() -> None:
+    seams = make_record(reasons={SCATTERED: 5 * MIB})
+    small = make_record("b", reasons={SCATTERED: MIB}, mapped_bytes=0)
+    assert make_report(seams, small).complaints == ()
+    larger = make_record(reasons={SCATTERED: 6 * MIB})
+    assert len(make_report(larger).complaints) == 1
+
+
+@pytest.mark.parametrize(
+    ("private_mib", "input_mib", "n_complaints"),
+    [(24, 100, 0), (25, 100, 1), (200, None, 0), (7.9, 1, 0), (8, 1, 1)],
+)
+def test_private_memory_of_a_quarter_of_the_input_is_a_complaint(
+    private_mib: float, input_mib: int | None, n_complaints: int
+) -> None:
+    record = make_record(peak_private_bytes=int(private_mib * MIB))
+    input_bytes = None if input_mib is None else input_mib * MIB
+    report = make_report(record, input_bytes=input_bytes)
+    assert len(report.complaints) == n_complaints
+    for complaint in report.complaints:
+        share = "25.0 MiB (0.25 X)" if private_mib == 25 else "8.0 MiB (8.00 X)"
+        assert f"needed up to {share} of private memory" in complaint
+        assert "copy_X=False" in complaint
+        assert "wrote" not in complaint
+
+
+def test_writing_to_the_input_is_told() -> None:
+    record = make_record(peak_private_bytes=90 * MIB, dirtied_bytes=80 * MIB)
+    [complaint] = make_report(record).complaints
+    assert "wrote to its input" in complaint
+
+
+def test_complaints_are_one_for_each_estimator() -> None:
+    records = [
+        make_record("a, fold 1 of 2", reasons={SCATTERED: 30 * MIB}),
+        make_record("a, fold 2 of 2", reasons={SCATTERED: 50 * MIB}),
+        make_record("a, all rows"),
+        make_record("b, fold 1 of 2", peak_private_bytes=60 * MIB),
+        make_record("", peak_private_bytes=60 * MIB),
+    ]
+    nameless, of_a, of_b = make_report(*records).complaints
+    assert nameless.startswith("A task needed")
+    assert of_a.startswith("a copied 80.0 MiB of folds in 2 of 3 kinds of tasks, up to")
+    assert of_b.startswith("b needed")
+
+
+def test_text_has_all_of_it() -> None:
+    record = make_record(reasons={SCATTERED: 30 * MIB}, peak_private_bytes=50 * MIB)
+    report = make_report(record, make_record("plain"), notes=("so be it",))
+    lines = str(report).splitlines()
+    assert lines[0] == "Memmapped(Stack): 1.50 s"
+    assert "300.0 MiB, 250.0 MiB (2.50 X) more than before" in lines[1]
+    assert "100.0 MiB" in lines[2]
+    row = next(line for line in lines if line.startswith("  Ridge, fold 1 of 2"))
+    assert row.split()[5:] == [
+        "1",
+        "100.0",
+        "MiB",
+        "30.0",
+        "MiB",
+        "20.0",
+        "MiB",
+        "0.50",
+    ]
+    assert "unknown" in next(line for line in lines if "plain" in line)
+    assert any(line.startswith("  copies    Ridge copied") for line in lines)
+    assert lines[-1] == "  note      so be it"
+    assert len({len(line) for line in lines[3:6]}) == 1, "a table"
+
+
+def test_text_without_what_is_not_known() -> None:
+    nothing = {"input_bytes": None, "baseline_bytes": None, "peak_bytes": None}
+    report = make_report(**nothing, wall_seconds=None)
+    assert report.peak_growth_bytes is None
+    assert str(report).splitlines() == [
+        "Memmapped(Stack)",
+        "  tasks     none: everything ran in this process",
+    ]
+
+
+def test_long_tables_are_cut() -> None:
+    records = [make_record(f"a, fold {i} of 40") for i in range(1, 41)]
+    text = str(make_report(*records))
+    assert "a, fold 30 of 40" in text
+    assert "a, fold 31 of 40" not in text
+    assert "and 10 more" in text
+
+
+def test_reports_are_values() -> None:
+    report = make_report(make_record(reasons={SCATTERED: 30 * MIB}), notes=("n",))
+    for other in (pickle.loads(pickle.dumps(report)), copy.deepcopy(report)):
+        assert other == report
+        assert str(other) == str(report)
+    assert "records" not in repr(report)
+    with pytest.raises(AttributeError):
+        report.title = "other"  # type: ignore[misc]
+
+
+def test_measurements_become_reports() -> None:
+    with measure() as measurement:
+        data = bytearray(b"x") * (20 * MIB)
+        with pytest.raises(MeasurementError, match="not ended"):
+            MemoryReport.from_measurement(measurement, "title", 5)
+    report = MemoryReport.from_measurement(measurement, "title", 5)
+    assert report.peak_bytes == measurement.peak_bytes
+    assert (report.peak_growth_bytes or 0) > 0.9 * len(data)
+    assert report.wall_seconds == measurement.wall_seconds
+    assert (report.title, report.input_bytes) == ("title", 5)
+
+
+def test_failed_measurements_become_reports_without_a_peak() -> None:
+    measurement = Measurement(0.01, "committed", [make_record()], problem="It died.")
+    report = MemoryReport.from_measurement(measurement, "title")
+    assert report.peak_bytes is report.baseline_bytes is report.wall_seconds is None
+    assert report.notes == ("It died.",)
+    assert report.mapped_bytes == 100 * MIB
