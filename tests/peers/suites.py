@@ -95,7 +95,19 @@ _SUITES = (
         "forced",
         min_submits=50,
     ),
-    Suite("model_selection", ("sklearn.model_selection",), "forced", 4000),
+    Suite(
+        "model_selection",
+        ("sklearn.model_selection",),
+        "forced",
+        min_submits=4000,
+        left_out=(
+            LeftOut(
+                "/test_validation.py::test_learning_curve_params",
+                "two tasks fail, and it expects the error of one of them: on both "
+                "backends it depends on which ends first",
+            ),
+        ),
+    ),
     Suite("multiclass", ("sklearn.tests.test_multiclass",), "forced", 250),
     Suite("multioutput", ("sklearn.tests.test_multioutput",), "forced", 200),
     Suite("pipeline", ("sklearn.tests.test_pipeline",), "forced", 150),
