@@ -158,10 +158,10 @@ def test_detaching_copies_what_refers_to_data_of_the_user() -> None:
 def test_segments_live_as_long_as_the_model() -> None:
     watch = SegmentWatch()
     model, X, _ = make_neighbors()
-    expected = model.predict(X)
-    X += 1.0  # the array of the user, whose shared copy the model has
-    X -= 1.0
+    asked = X.copy()
+    expected = model.predict(asked)
+    X[:] = 0.0  # the array of the user; the model has the shared copy of it
     assert not watch.are_freed()
-    assert_equal_state(model.predict(X), expected)
+    assert_equal_state(model.predict(asked), expected)
     del model
     assert watch.wait()
