@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import get_tags
+from sklearn.utils.validation import check_is_fitted
 
 from skl_mmap._units import parse_bytes
 from skl_mmap.backend import MmapBackend
@@ -278,9 +279,13 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     def _find_fitted(self, name: str) -> Any:
         if "estimator_" in vars(self):
             return self.estimator_
-        if get_tags(self.estimator).requires_fit:
+        # What is fitted when it is new has no state, whatever its tags say.
+        fresh = clone(self.estimator)
+        try:
+            check_is_fitted(fresh)
+        except NotFittedError:
             self._check_is_fitted(name)
-        return self.estimator
+        return fresh
 
     def _check_is_fitted(self, name: str) -> None:
         if not self.__sklearn_is_fitted__():
