@@ -23,9 +23,7 @@ from skl_mmap import Memmapped
 
 INNER = [
     Ridge(),
-    # Since Memmapped has a parameter cv, weights are compared with repeated rows on
-    # more data than LogisticRegression itself is checked with: let it converge.
-    LogisticRegression(tol=1e-9, max_iter=1000),
+    LogisticRegression(),
     StackingRegressor([("a", Ridge()), ("b", Ridge(alpha=2.0))], cv=3),
     StackingClassifier(
         [("a", LogisticRegression(max_iter=9)), ("b", GaussianNB())],
