@@ -23,7 +23,9 @@ from skl_mmap import Memmapped
 
 INNER = [
     Ridge(),
-    LogisticRegression(),
+    # Converged, so that weights are as good as repeated rows: with the default, chance
+    # decides, and scikit-learn expects them not to be.
+    LogisticRegression(tol=1e-9, max_iter=1000),
     StackingRegressor([("a", Ridge()), ("b", Ridge(alpha=2.0))], cv=3),
     StackingClassifier(
         [("a", LogisticRegression(max_iter=9)), ("b", GaussianNB())],
@@ -37,6 +39,10 @@ INNER = [
 ]
 # A pipeline fails these itself, as it fits its own steps; here, it is a clone's.
 PASSED = ("check_dont_overwrite_parameters", "check_estimators_overwrite_params")
+PASSED_IF_CONVERGED = (
+    "check_sample_weight_equivalence_on_dense_data",
+    "check_sample_weight_equivalence_on_sparse_data",
+)
 
 SMALL = [Memmapped(inner) for inner in INNER]
 SHARED = [Memmapped(inner, min_bytes=1, check="off") for inner in INNER]
@@ -44,7 +50,10 @@ SHARED = [Memmapped(inner, min_bytes=1, check="off") for inner in INNER]
 
 def failures_inside(estimator: Memmapped) -> Any:
     failures = _get_expected_failed_checks(estimator.estimator)
-    return {name: why for name, why in failures.items() if name not in PASSED}
+    passed = PASSED
+    if isinstance(estimator.estimator, LogisticRegression):
+        passed += PASSED_IF_CONVERGED
+    return {name: why for name, why in failures.items() if name not in passed}
 
 
 @pytest.fixture(autouse=True)
