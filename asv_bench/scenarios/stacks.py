@@ -76,9 +76,7 @@ def fit_friedman(case: str, n_rows: int) -> dict[str, Any]:
     model: Any = stack
     if case != "loky":
         row_order, _, in_place = case.partition(", ")
-        model = Memmapped(
-            stack, row_order=row_order, adopt=bool(in_place), check="off"
-        )
+        model = Memmapped(stack, row_order=row_order, adopt=bool(in_place), check="off")
     with parallel_config(backend=backend, n_jobs=4):
         warm(4, Lasso())
         with measure() as cost:
