@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from skl_mmap.inputs._arrow import arrow_reducers
 from skl_mmap.inputs._pandas import column_major_block, pandas_classes, reduce_pandas
 from skl_mmap.inputs._sparse import compressed_classes, reduce_sparse
 from skl_mmap.memory import (
+    ArrayHandle,
     IndexHandle,
     Runs,
     Segment,
@@ -98,15 +100,28 @@ class _TaskPickler(_ArrayPickler):
         min_bytes = self._options.min_bytes
         if min_bytes is None or array.dtype != object or array.nbytes < min_bytes:
             return None
+        handle = self._keep(share_objects, array, self._store)
+        return None if handle is None else (rebuild_objects, (handle,))
+
+    def _keep(
+        self, share: Callable[..., tuple[ArrayHandle, Segment] | None], *args: Any
+    ) -> ArrayHandle | None:
+        """Share something, and keep its segment until the task has its result.
+
+        Raises
+        ------
+        SharingError
+            If that is not possible.
+        """
         try:
-            shared = share_objects(array, self._store)
+            shared = share(*args)
         except (SklMmapError, OSError, MemoryError) as error:
             raise SharingError(error) from error
         if shared is None:
             return None
         handle, segment = shared
         self.segments.append(segment)
-        return rebuild_objects, (handle,)
+        return handle
 
     def _store_in_rows(self, frame: Any) -> None:
         """Let a frame of numbers become one whose rows can be mapped.
@@ -130,26 +145,12 @@ class _TaskPickler(_ArrayPickler):
             return self.reduce_index(runs, int(runs[:, 1].max()))
         if array.nbytes < min_bytes:
             return None
-        try:
-            order = "F" if id(array) in self._in_fortran_order else None
-            shared = self._store.share(array, order=order)
-        except (SklMmapError, OSError, MemoryError) as error:
-            raise SharingError(error) from error
-        if shared is None:
-            return None
-        handle, segment = shared
-        self.segments.append(segment)
-        return rebuild_array, (handle,)
+        order = "F" if id(array) in self._in_fortran_order else None
+        handle = self._keep(functools.partial(self._store.share, order=order), array)
+        return None if handle is None else (rebuild_array, (handle,))
 
     def reduce_index(self, runs: Runs, n_rows: int) -> Any:
-        try:
-            shared = self._store.identity(n_rows)
-        except (SklMmapError, OSError, MemoryError) as error:
-            raise SharingError(error) from error
-        identity = None
-        if shared is not None:
-            identity, segment = shared
-            self.segments.append(segment)
+        identity = self._keep(self._store.identity, n_rows)
         handle = IndexHandle(tuple(map(tuple, runs.tolist())), identity)
         return rebuild_index, (handle,)
 

@@ -20,7 +20,7 @@ from skl_mmap.cli._demo_data import (
 )
 from skl_mmap.cli._demo_report import Comparison, Run
 from skl_mmap.cli._errors import CommandError, ExitCode
-from skl_mmap.cli._options import Size, choices, integer, size
+from skl_mmap.cli._options import Size, add_job_options, choices, size
 from skl_mmap.cli._progress import Progress
 from skl_mmap.memory._placement import available_memory_bytes
 
@@ -85,19 +85,9 @@ def add_parser(subcommands: Any, *, epilog: str) -> None:
         help="of friedman: a plain number counts rows, a number with a unit the bytes "
         "of X in units of 1024, such as 400MB (default: 1000000 rows, 381 MiB)",
     )
-    parser.add_argument(
-        "--n-jobs",
-        type=integer(at_least=1),
-        default=4,
-        metavar="N",
-        help="number of workers (default: 4, also on fewer cores: it sets the memory)",
-    )
-    parser.add_argument(
-        "--n-splits",
-        type=integer(at_least=2),
-        default=5,
-        metavar="N",
-        help="number of folds (default: 5)",
+    add_job_options(
+        parser,
+        n_jobs_help="number of workers, also on fewer cores: it sets the memory",
     )
     parser.add_argument(
         "--backends",

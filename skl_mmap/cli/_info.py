@@ -8,7 +8,7 @@ from typing import Any
 
 from skl_mmap._units import format_bytes
 from skl_mmap.cli._errors import CommandError, ExitCode
-from skl_mmap.cli._options import integer
+from skl_mmap.cli._options import add_job_options
 from skl_mmap.exceptions import SklMmapError
 from skl_mmap.inputs._file_info import FileInfo, describe_file
 from skl_mmap.inputs._fold_costs import FoldCost, Layout, kfold_costs
@@ -34,20 +34,7 @@ def add_parser(subcommands: Any, *, epilog: str) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument("path", metavar="PATH", help="the file")
-    parser.add_argument(
-        "--n-splits",
-        type=integer(at_least=2),
-        default=5,
-        metavar="N",
-        help="number of folds (default: 5)",
-    )
-    parser.add_argument(
-        "--n-jobs",
-        type=integer(at_least=1),
-        default=4,
-        metavar="N",
-        help="number of workers (default: 4)",
-    )
+    add_job_options(parser)
     parser.add_argument(
         "--json", action="store_true", help="write JSON to stdout instead of text"
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from skl_mmap._units import parse_bytes
 from skl_mmap.exceptions import InvalidParameterError
 
-__all__ = ["Size", "choices", "integer", "size"]
+__all__ = ["Size", "add_job_options", "choices", "integer", "size"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,23 @@ def integer(*, at_least: int) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def add_job_options(
+    parser: argparse.ArgumentParser, *, n_jobs_help: str = "number of workers"
+) -> None:
+    """Add ``--n-jobs`` and ``--n-splits``."""
+    for name, least, default, text in (
+        ("--n-jobs", 1, 4, n_jobs_help),
+        ("--n-splits", 2, 5, "number of folds"),
+    ):
+        parser.add_argument(
+            name,
+            type=integer(at_least=least),
+            default=default,
+            metavar="N",
+            help=f"{text} (default: {default})",
+        )
 
 
 def choices(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
