@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import mmap
 import pickle
 import time
 from typing import Any
@@ -199,7 +200,9 @@ def test_reports_are_values() -> None:
 
 def test_measurements_become_reports() -> None:
     with measure() as measurement:
-        data = bytearray(b"x") * (20 * MIB)
+        # Not from the heap, which may have as much to spare since an earlier test.
+        data = mmap.mmap(-1, 20 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        data[:: mmap.PAGESIZE] = b"x" * (len(data) // mmap.PAGESIZE)
         time.sleep(0.2)  # for some readings: a shorter peak may be missed
         with pytest.raises(MeasurementError, match="not ended"):
             MemoryReport.from_measurement(measurement, "title", 5)
