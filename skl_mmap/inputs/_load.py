@@ -139,7 +139,7 @@ def load(
     format_ = find_format(name)
     frame_maker = _frame_maker(name, format_, as_frame)
     text = f"loading {os.path.basename(name)}"
-    bar = LoadProgress(text, 0, progress)  # to check the parameter
+    LoadProgress(text, 0, progress)  # to check the parameter
     if not format_.is_table:
         return load_npy(name, columns, target, wanted_dtype, placement, settings)
     plan = None
@@ -147,9 +147,7 @@ def load(
         with open_table(name, format_) as table:
             if plan is None:
                 plan = _make_plan(table, columns, target, wanted_dtype)
-            bar = LoadProgress(
-                f"loading {os.path.basename(name)}", table.n_bytes, progress
-            )
+            bar = LoadProgress(text, table.n_bytes, progress)
             try:
                 X, y = _read(table, plan, placement, settings, bar)
                 break
