@@ -11,6 +11,9 @@ import numpy as np
 
 from skl_mmap.folds import _page_order
 from skl_mmap.memory import Settings
+from skl_mmap.memory._mapping import Piece
+from skl_mmap.memory._planning import PlannedMapping
+from skl_mmap.memory._row_selection import plan_rows
 
 __all__ = ["FoldCost", "Layout", "kfold_costs", "mapped_bytes"]
 
@@ -149,29 +152,8 @@ def mapped_bytes(layout: Layout, runs: Sequence[Any]) -> int:
     int
         0 if so little can be mapped that all of it is copied. The rest is copied.
     """
-    page = mmap.PAGESIZE
-    pieces = []
-    place = 0
-    weights: dict[int, int] = {}
-    for start, stop in runs:
-        length = int(stop - start) * layout.row_bytes
-        phase = (layout.offset + int(start) * layout.row_bytes - place) % page
-        if length >= page:  # shorter runs are copied
-            pieces.append((place, place + length, phase))
-            if phase % layout.alignment == 0:
-                weights[phase] = weights.get(phase, 0) + length
-        place += length
-    min_bytes = Settings().min_mapped_bytes
-    if not weights or sum(stop - start for start, stop, _ in pieces) < min_bytes:
-        return 0
-    best = max(weights, key=weights.__getitem__)
-    total = 0
-    for start, stop, phase in pieces:
-        if phase != best:
-            continue
-        # Whole pages; those at the ends of the result belong to nobody else.
-        low = (phase + start) // page if start == 0 else -(-(phase + start) // page)
-        high = -(-(phase + stop) // page) if stop == place else (phase + stop) // page
-        if low < high:
-            total += min(high * page - phase, place) - max(low * page - phase, 0)
-    return total if total >= min_bytes else 0
+    n_bytes = layout.n_rows * layout.row_bytes
+    file = PlannedMapping(0, [Piece(0, n_bytes, layout.offset)], Settings())
+    selected = np.array(runs, dtype=np.intp).reshape(-1, 2)
+    plan = plan_rows(file, 0, layout.row_bytes, selected, layout.alignment)
+    return 0 if plan is None else plan.mapped_bytes

@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+from skl_mmap.memory._planning_context import current_planning
+
 __all__ = ["Counters", "counters"]
 
 
@@ -43,8 +45,9 @@ class Counters:
 
     def add_mapped(self, n_bytes: int) -> None:
         """Count rows that were mapped."""
-        with self._lock:
-            self.mapped_bytes += n_bytes
+        counting = self._in_force()
+        with counting._lock:
+            counting.mapped_bytes += n_bytes
 
     def add_attached(self, n_bytes: int) -> None:
         """Count an array that was mapped as a whole."""
@@ -60,8 +63,9 @@ class Counters:
     def add_copied(self, reason: str, n_bytes: int) -> None:
         """Count rows that were copied."""
         if n_bytes:
-            with self._lock:
-                self.copy_reasons[reason] += n_bytes
+            counting = self._in_force()
+            with counting._lock:
+                counting.copy_reasons[reason] += n_bytes
 
     def take(self) -> tuple[int, dict[str, int]]:
         """Return mapped bytes and copied bytes by reason, and start again at zero."""
@@ -71,6 +75,11 @@ class Counters:
             self.attached_bytes = self.dirtied_bytes = self.read_bytes = 0
             self.copy_reasons.clear()
         return taken
+
+    def _in_force(self) -> Counters:
+        """Return what counts selected rows: other counters if they are only planned."""
+        planning = current_planning()
+        return self if planning is None else planning.counters
 
 
 counters = Counters()

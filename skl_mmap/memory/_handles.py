@@ -11,6 +11,7 @@ parent; an array in a result that lies in a mapping refers to the very same segm
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap.memory._accounting import counters
-from skl_mmap.memory._joining import map_pieces
+from skl_mmap.memory._joining import JoinPlan, map_pieces, plan_pieces
 from skl_mmap.memory._libc import can_remap
 from skl_mmap.memory._mapping import (
     Mapping,
@@ -41,6 +42,7 @@ __all__ = [
     "describe",
     "index_runs",
     "map_array",
+    "plan_array",
     "rebuild_array",
     "rebuild_index",
     "rebuild_plain",
@@ -158,16 +160,10 @@ def rebuild_array(handle: ArrayHandle) -> npt.NDArray[Any]:
     segment = attach_segment(handle.segment)
     if not can_remap() or handle.segment.path is not None:
         return _rebuild_portable(handle)
-    pieces = []
-    place = 0
-    for file_offset, length in handle.pieces:
-        pieces.append(Piece(place, place + length, file_offset))
-        place += length
-    # One piece is mapped as it lies, even where the sender's array was unaligned.
-    alignment = handle.dtype.alignment if len(pieces) > 1 else 1
-    mapping = map_pieces(segment, pieces, handle.settings, alignment=alignment)
+    plan = plan_array(handle)
+    mapping = map_pieces(segment, plan, handle.settings)
     if mapping is None:  # the kernel has no room for more mappings
-        return _read(segment, handle, pieces)
+        return _read(segment, handle, plan.pieces)
     counters.add_attached(mapping.mapped_bytes)
     return as_array(
         mapping,
@@ -177,6 +173,18 @@ def rebuild_array(handle: ArrayHandle) -> npt.NDArray[Any]:
         handle.offset,
         subtype=SharedArray,
     )
+
+
+def plan_array(handle: ArrayHandle) -> JoinPlan:
+    """Find out which pages of an array will be mapped when it is rebuilt."""
+    pieces = []
+    place = 0
+    for file_offset, length in handle.pieces:
+        pieces.append(Piece(place, place + length, file_offset))
+        place += length
+    # One piece is mapped as it lies, even where the sender's array was unaligned.
+    alignment = handle.dtype.alignment if len(pieces) > 1 else 1
+    return plan_pieces(pieces, alignment=alignment)
 
 
 def map_array(
@@ -240,7 +248,7 @@ def rebuild_plain(handle: ArrayHandle) -> npt.NDArray[Any]:
 
 
 def _read(
-    segment: Segment, handle: ArrayHandle, pieces: list[Piece]
+    segment: Segment, handle: ArrayHandle, pieces: Sequence[Piece]
 ) -> npt.NDArray[Any]:
     data = np.empty(pieces[-1].stop, dtype=np.uint8)
     for piece in pieces:

@@ -13,32 +13,80 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from skl_mmap.memory import _libc
 from skl_mmap.memory._mapping import Mapping, Piece, Settings, live_mappings
 from skl_mmap.memory._segment import Segment
 
-__all__ = ["map_pieces"]
+__all__ = ["JoinPlan", "map_pieces", "plan_pieces"]
 
 
-def map_pieces(
-    segment: Segment,
+class _Part(NamedTuple):
+    """Whole pages that can be mapped.
+
+    Attributes
+    ----------
+    low, high : int
+        Place in the result's data, in whole pages of the address space: what lies in
+        the first and in the last page may begin before the data, and end behind it.
+    file_offset : int
+        Place of `low` in the segment.
+    """
+
+    low: int
+    high: int
+    file_offset: int
+
+
+class JoinPlan(NamedTuple):
+    """Which pages of a joined view will be mapped; nothing has been done yet.
+
+    Attributes
+    ----------
+    pieces : sequence of Piece
+        Where each byte comes from, in order and without gaps.
+    parts : list of _Part
+        What is mapped, in order; all other bytes are copied.
+    lead : int
+        Place of the result in its huge page, for which the parts are made.
+    n_shareable : int
+        Pieces that may be mapped.
+    """
+
+    pieces: Sequence[Piece]
+    parts: list[_Part]
+    lead: int
+    n_shareable: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the result."""
+        return self.pieces[-1].stop
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The byte ranges of the result that share pages with the segment."""
+        return [(max(part.low, 0), min(part.high, self.n_bytes)) for part in self.parts]
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes that will cost no memory."""
+        return sum(stop - start for start, stop in self.spans)
+
+
+def plan_pieces(
     pieces: Sequence[Piece],
-    settings: Settings,
     *,
     alignment: int = 1,
     can_share: Sequence[bool] | None = None,
-) -> Mapping | None:
-    """Put pieces of a segment next to each other in memory.
+) -> JoinPlan:
+    """Find out which pages can be mapped if pieces of a segment are joined.
 
     Parameters
     ----------
-    segment : Segment
-        Where the bytes come from.
     pieces : sequence of Piece
         In order and without gaps.
-    settings : Settings
-        Whether the result may be written to.
     alignment : int
         What the result's address must be a multiple of.
     can_share : sequence of bool, optional
@@ -46,9 +94,8 @@ def map_pieces(
 
     Returns
     -------
-    Mapping or None
-        None if the kernel has no room for it: too many mappings
-        (``vm.max_map_count``), or too many addresses.
+    JoinPlan
+        For `map_pieces`.
 
     Notes
     -----
@@ -63,14 +110,43 @@ def map_pieces(
     ]
     phase, lead = _choose_phase(shareable, alignment)
     n_bytes = pieces[-1].stop
-    region_bytes = _round_up(n_bytes, _libc.PAGE_BYTES) + 2 * _libc.HUGE_PAGE_BYTES
-    if _count_ranges() + 2 * len(shareable) > _max_ranges():
+    parts = [
+        part
+        for piece in shareable
+        if (piece.file_offset - piece.start) % _libc.PAGE_BYTES == phase
+        and (part := _whole_pages(piece, phase, n_bytes)) is not None
+    ]
+    return JoinPlan(pieces, parts, lead, len(shareable))
+
+
+def map_pieces(segment: Segment, plan: JoinPlan, settings: Settings) -> Mapping | None:
+    """Put pieces of a segment next to each other in memory.
+
+    Parameters
+    ----------
+    segment : Segment
+        Where the bytes come from.
+    plan : JoinPlan
+        What goes where.
+    settings : Settings
+        Whether the result may be written to.
+
+    Returns
+    -------
+    Mapping or None
+        None if the kernel has no room for it: too many mappings
+        (``vm.max_map_count``), or too many addresses.
+    """
+    region_bytes = _round_up(plan.n_bytes, _libc.PAGE_BYTES) + 2 * _libc.HUGE_PAGE_BYTES
+    if _count_ranges() + 2 * plan.n_shareable > _max_ranges():
         return None
     try:
         region = _libc.reserve(region_bytes)
-        address = region + (lead - region) % _libc.HUGE_PAGE_BYTES
-        mapping = Mapping((region, region_bytes), address, pieces, segment, settings)
-        _fill(mapping, shareable, phase)
+        address = region + (plan.lead - region) % _libc.HUGE_PAGE_BYTES
+        mapping = Mapping(
+            (region, region_bytes), address, plan.pieces, segment, settings
+        )
+        _fill(mapping, plan)
     except OSError:
         return None  # what was mapped goes away, and the caller copies
     return mapping
@@ -103,43 +179,42 @@ def _round_up(number: int, unit: int) -> int:
     return -(-number // unit) * unit
 
 
-def _fill(mapping: Mapping, shareable: Sequence[Piece], phase: int) -> None:
+def _whole_pages(piece: Piece, phase: int, n_bytes: int) -> _Part | None:
+    """Return the whole pages of a piece, if the result begins at a phase of a page."""
+    low = _round_up(phase + piece.start, _libc.PAGE_BYTES)
+    high = (phase + piece.stop) // _libc.PAGE_BYTES * _libc.PAGE_BYTES
+    # The rest of the first and the last page of the result belongs to nobody.
+    if piece.start == 0:
+        low = 0
+    if piece.stop == n_bytes:
+        high = _round_up(phase + piece.stop, _libc.PAGE_BYTES)
+    if low >= high:
+        return None
+    low, high = low - phase, high - phase
+    return _Part(low, high, piece.file_offset + low - piece.start)
+
+
+def _fill(mapping: Mapping, plan: JoinPlan) -> None:
     place = 0
-    for piece in shareable:
-        if (piece.file_offset - piece.start) % _libc.PAGE_BYTES != phase:
-            continue
-        span = _map_piece(mapping, piece)
-        if span is not None:
-            _copy(mapping, place, span[0])
-            place = span[1]
+    for part, span in zip(plan.parts, plan.spans, strict=True):
+        _map_part(mapping, part)
+        mapping.mapped.append(span)
+        _copy(mapping, place, span[0])
+        place = span[1]
     _copy(mapping, place, mapping.n_bytes)
 
 
-def _map_piece(mapping: Mapping, piece: Piece) -> tuple[int, int] | None:
-    """Map the whole pages of a piece; return the bytes covered."""
-    address = mapping.address
-    low = _round_up(address + piece.start, _libc.PAGE_BYTES)
-    high = (address + piece.stop) // _libc.PAGE_BYTES * _libc.PAGE_BYTES
-    # The rest of the first and the last page of the result belongs to nobody.
-    if piece.start == 0:
-        low = address // _libc.PAGE_BYTES * _libc.PAGE_BYTES
-    if piece.stop == mapping.n_bytes:
-        high = _round_up(address + piece.stop, _libc.PAGE_BYTES)
-    if low >= high:
-        return None
-    offset = piece.file_offset + low - address - piece.start
-    fd = mapping.segment.fd
+def _map_part(mapping: Mapping, part: _Part) -> None:
+    low, length = mapping.address + part.low, part.high - part.low
+    fd, offset = mapping.segment.fd, part.file_offset
     try:
-        _libc.map_file(low, high - low, fd, offset, writable=mapping.is_writable)
+        _libc.map_file(low, length, fd, offset, writable=mapping.is_writable)
     except OSError:
         if not mapping.is_writable or mapping.mapped:
             raise
         # Strict overcommit charges writable private pages, read-only ones not.
-        _libc.map_file(low, high - low, fd, offset, writable=False)
+        _libc.map_file(low, length, fd, offset, writable=False)
         mapping.is_writable = False
-    span = max(low - address, 0), min(high - address, mapping.n_bytes)
-    mapping.mapped.append(span)
-    return span
 
 
 def _copy(mapping: Mapping, start: int, stop: int) -> None:

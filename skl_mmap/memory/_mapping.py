@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from skl_mmap.memory import _libc
 from skl_mmap.memory._accounting import counters
+from skl_mmap.memory._planning_context import current_planning
 from skl_mmap.memory._segment import Segment
 
 __all__ = [
@@ -84,7 +85,11 @@ class Mapping:
         How the data is handed on.
     is_writable : bool
         Whether writes are allowed; they stay private.
+    is_planned : bool
+        Whether it is only pretended; see `PlannedMapping`.
     """
+
+    is_planned = False
 
     def __init__(
         self,
@@ -199,10 +204,11 @@ def find_mapping(array: npt.NDArray[Any]) -> tuple[Mapping, int, int] | None:
         The mapping, and the first byte in it and the one after the last that the
         array's elements touch.
     """
-    if not _mappings or array.nbytes == 0:
+    planning = current_planning()
+    if array.nbytes == 0 or not (_mappings or planning):
         return None
     low, high = _byte_bounds(array)
-    for mapping in live_mappings():
+    for mapping in live_mappings() if planning is None else planning.mappings:
         start = low - mapping.address
         is_within = 0 <= start and high - mapping.address <= mapping.n_bytes
         if is_within and mapping.is_at(start, high - mapping.address):

@@ -12,14 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap.memory._accounting import counters
-from skl_mmap.memory._joining import map_pieces
+from skl_mmap.memory._joining import JoinPlan, map_pieces, plan_pieces
 from skl_mmap.memory._libc import PAGE_BYTES
-from skl_mmap.memory._mapping import (
-    Mapping,
-    Piece,
-    as_array,
-    find_mapping,
-)
+from skl_mmap.memory._mapping import Mapping, Piece, as_array, find_mapping
 from skl_mmap.memory._runs import Runs, find_runs
 
 __all__ = ["join_rows", "row_key", "select_rows"]
@@ -116,29 +111,55 @@ def _join(
 ) -> npt.NDArray[Any] | None:
     source, start, _ = found
     row_bytes = array.nbytes // len(array)
-    pieces, can_share = _pieces_of_runs(source, start, row_bytes, runs)
     n_rows = int((runs[:, 1] - runs[:, 0]).sum())
-    shareable_bytes = sum(
-        piece.stop - piece.start
-        for piece, shared in zip(pieces, can_share, strict=True)
-        if shared
-    )
-    settings = source.settings
-    joined = None
-    if shareable_bytes >= settings.min_mapped_bytes:
-        joined = map_pieces(
-            source.segment,
-            pieces,
-            settings,
-            alignment=array.dtype.alignment,
-            can_share=can_share,
-        )
-    if joined is None or joined.mapped_bytes < settings.min_mapped_bytes:
+    shape = (n_rows, *array.shape[1:])
+    plan = plan_rows(source, start, row_bytes, runs, array.dtype.alignment)
+    if plan is not None and source.is_planned:
+        _account(plan)
+        return _stand_in(array.dtype, shape, subtype)
+    joined = None if plan is None else map_pieces(source.segment, plan, source.settings)
+    if joined is None:
         reason = "no run of rows is long enough to be mapped"
         counters.add_copied(reason, n_rows * row_bytes)
         return None
     _account(joined)
-    return as_array(joined, array.dtype, (n_rows, *array.shape[1:]), subtype=subtype)
+    return as_array(joined, array.dtype, shape, subtype=subtype)
+
+
+def plan_rows(
+    source: Mapping, start: int, row_bytes: int, runs: Runs, alignment: int
+) -> JoinPlan | None:
+    """Find out which pages of some runs of rows can be mapped.
+
+    Parameters
+    ----------
+    source : Mapping
+        Where the rows lie.
+    start : int
+        Place of the first row in it.
+    row_bytes : int
+        Bytes of each.
+    runs : ndarray of shape (n_runs, 2)
+        What is selected.
+    alignment : int
+        What the address of an element must be a multiple of.
+
+    Returns
+    -------
+    JoinPlan or None
+        None if so little can be mapped that all of it should be copied.
+    """
+    pieces, can_share = _pieces_of_runs(source, start, row_bytes, runs)
+    plan = plan_pieces(pieces, alignment=alignment, can_share=can_share)
+    return plan if plan.mapped_bytes >= source.settings.min_mapped_bytes else None
+
+
+def _stand_in(
+    dtype: np.dtype[Any], shape: tuple[int, ...], subtype: type[npt.NDArray[Any]]
+) -> npt.NDArray[Any]:
+    """Return an array that looks like selected rows, with the memory of one element."""
+    element = np.zeros((), dtype)
+    return np.broadcast_to(element, shape).view(subtype)
 
 
 def _pieces_of_runs(
@@ -181,7 +202,7 @@ def _clean_spans(source: Mapping, start: int, stop: int) -> list[tuple[int, int,
     return spans
 
 
-def _account(joined: Mapping) -> None:
+def _account(joined: JoinPlan | Mapping) -> None:
     mapped_bytes = joined.mapped_bytes
     counters.add_mapped(mapped_bytes)
     copied_bytes = joined.n_bytes - mapped_bytes
