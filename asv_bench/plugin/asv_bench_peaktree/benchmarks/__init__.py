@@ -1,0 +1,1 @@
+"""Where asv looks for types of benchmarks."""
