@@ -7,138 +7,39 @@ The readings are taken by a process of their own: see `_sampler` for how it and
 from __future__ import annotations
 
 import contextlib
-import marshal
+import dataclasses
 import numbers
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from skl_mmap.exceptions import InvalidParameterError, MeasurementError
-from skl_mmap.monitor import _process, _sampler
-from skl_mmap.monitor._measurement import Measurement, ProcessReading, Reading
+from skl_mmap.monitor import _process
+from skl_mmap.monitor._measurement import (
+    GroupReading,
+    Measurement,
+    ProcessReading,
+    ProcessSeries,
+    Reading,
+)
 from skl_mmap.monitor._portable import PortableTree
-from skl_mmap.monitor._records import listen, unlisten
+from skl_mmap.monitor._records import TaskRecord, listen, unlisten
+from skl_mmap.monitor._sampler import ProcessesNumbers
+from skl_mmap.monitor._sampler_process import (
+    SamplerProcess,
+    find_joblib_places,
+    find_psutil,
+)
 from skl_mmap.monitor._tree import ProcessTree
 
-__all__ = ["measure", "read_committed"]
+__all__ = ["measure", "measure_as", "read_committed"]
+
+_Measured = TypeVar("_Measured", bound=Measurement)
 
 _METHODS = ("auto", "committed", "uss")
 _MIN_INTERVAL_SECONDS = 0.001
 _MAX_INTERVAL_SECONDS = 60.0
-
-
-class _SamplerProcess:
-    """The sampler, as its parent sees it.
-
-    Raises
-    ------
-    MeasurementError
-        If it cannot be started.
-    """
-
-    def __init__(self, interval_seconds: float, method: str) -> None:
-        self._owner = os.getpid()
-        command = [
-            sys.executable or "",  # None where Python is part of another program
-            *("-I", "-S", os.path.abspath(_sampler.__file__)),
-            *(str(self._owner), repr(interval_seconds)),
-            *(method, _find_psutil() if method == "uss" else ""),
-            *_find_joblib_places(),
-            _process.SAMPLER_MARK,
-        ]
-        try:
-            # A session of its own: Ctrl-C in a terminal goes to every process of the
-            # session's foreground group, and should end the block, not the sampler.
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise MeasurementError(_explain_no_start(command, str(error))) from error
-        try:
-            answer = self._read(1)
-        except BaseException:
-            self.end()
-            raise
-        if answer != _sampler.READY:
-            self.end()
-            reason = f"it ended with code {self._process.returncode}"
-            raise MeasurementError(_explain_no_start(command, reason))
-
-    def finish(self) -> dict[str, Any]:
-        """Have the last reading taken and return the results.
-
-        Raises
-        ------
-        MeasurementError
-            If the sampler has died, or belongs to the process this one was forked from.
-        """
-        if os.getpid() != self._owner:
-            raise MeasurementError(
-                f"Process {self._owner} is measuring, and this is process "
-                f"{os.getpid()}, forked inside the block. Read the report over there."
-            )
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(_sampler.STOP)
-        except OSError:
-            answer = b""
-        else:
-            answer = self._read(int.from_bytes(self._read(8), "little"))
-        if not answer:
-            self.end()
-            raise MeasurementError(
-                f"The process that reads memory ended early with code "
-                f"{self._process.returncode}, so there is no peak. A negative code is "
-                "a signal; -9 is often the kernel out of memory. Measure again."
-            )
-        results: dict[str, Any] = marshal.loads(answer)
-        return results
-
-    def end(self) -> None:
-        """Leave no process and no open pipe behind, whatever has happened.
-
-        In a process forked inside the block there is no such child to wait for, which
-        Popen takes for the end of it.
-        """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=1.0)
-            return
-        self._process.kill()
-        self._process.wait()
-
-    def _read(self, n_bytes: int) -> bytes:
-        """Read so many bytes; none at all if the sampler ends before it has sent them.
-
-        Not to the end of the file: a process forked at the wrong moment may hold the
-        other end of the pipe open.
-        """
-        assert self._process.stdout is not None
-        data = b""
-        while len(data) < n_bytes:
-            chunk = self._process.stdout.read(n_bytes - len(data))
-            if not chunk:
-                return b""
-            data += chunk
-        return data
-
-
-def _explain_no_start(command: list[str], reason: str) -> str:
-    return (
-        f"The process that reads memory could not be started ({reason}), so nothing "
-        f"was run. Its command is {' '.join(map(repr, command))}."
-    )
 
 
 def _explain_no_process(pid: int) -> str:
@@ -146,27 +47,6 @@ def _explain_no_process(pid: int) -> str:
         f"Process {pid} has ended, was never there or may not be looked at by this "
         "user, so its memory cannot be read. Pass the number of a process that runs."
     )
-
-
-def _find_joblib_places() -> list[str]:
-    """Where joblib puts its folders (joblib._memmapping_reducer._get_temp_dir)."""
-    import tempfile
-
-    places = ["/dev/shm", tempfile.gettempdir()]
-    if folder := os.environ.get("JOBLIB_TEMP_FOLDER"):
-        places.append(os.path.abspath(os.path.expanduser(folder)))
-    return list(dict.fromkeys(places))
-
-
-def _find_psutil() -> str:
-    try:
-        import psutil
-    except ImportError as error:
-        raise MeasurementError(
-            "Memory cannot be read from /proc on this system, and psutil, which would "
-            "do instead, is not installed. Run: pip install psutil"
-        ) from error
-    return str(Path(psutil.__file__).resolve().parent.parent)
 
 
 def _check_method(method: str) -> str:
@@ -207,11 +87,26 @@ def _check_pid(pid: object) -> int:
 
 
 def _as_reading(
-    timed: tuple[float, int, int, int, int, int],
+    timed: tuple[float, int, int, int, int, int, float],
     processes: list[_process.ProcessNumbers] | tuple[()] = (),
 ) -> Reading:
     largest_first = sorted(processes, key=lambda process: -process[2])
-    return Reading(*timed, tuple(ProcessReading(*process) for process in largest_first))
+    readings = tuple(ProcessReading(*process) for process in largest_first)
+    return Reading(*timed[:6], readings, timed[6])
+
+
+def _as_series(
+    moments: list[ProcessesNumbers], names: dict[int, str]
+) -> tuple[ProcessSeries, ...]:
+    """Turn the processes of each moment into the moments of each process."""
+    by_pid: dict[int, list[tuple[float, int, float]]] = {}
+    for seconds, _, processes in moments:
+        for pid, private, cpu_seconds in processes:
+            by_pid.setdefault(pid, []).append((seconds, private, cpu_seconds))
+    return tuple(
+        ProcessSeries(pid, names[pid], *zip(*points, strict=True))
+        for pid, points in by_pid.items()
+    )
 
 
 def _fill(
@@ -224,6 +119,9 @@ def _fill(
     measurement.peak = _as_reading(results["peak"], results["peak_processes"])
     measurement.peak_bytes = measurement.peak.committed_bytes
     measurement.timeline = tuple(map(_as_reading, results["timeline"]))
+    measurement.processes = _as_series(results["processes"], results["names"])
+    group = results["group"]
+    measurement.group = None if group is None else GroupReading(**group)
     measurement.wall_seconds = wall_seconds
     measurement.n_readings = results["n_readings"]
     measurement.mean_reading_seconds = results["mean_reading_seconds"]
@@ -289,14 +187,31 @@ def measure(
     >>> 49_000_000 < report.peak_growth_bytes < 60_000_000
     True
     """
+    with measure_as(
+        Measurement, interval_seconds=interval_seconds, method=method
+    ) as measurement:
+        yield measurement
+
+
+@contextlib.contextmanager
+def measure_as(
+    kind: type[_Measured], *, interval_seconds: float = 0.01, method: str = "auto"
+) -> Iterator[_Measured]:
+    """Measure a block as `measure` does, and fill in a measurement of some subclass."""
     interval_seconds = _check_interval(interval_seconds)
     method = _check_method(method)
-    measurement = Measurement(interval_seconds, method)
+    measurement = kind(interval_seconds, method, pid=os.getpid())
     remarks: dict[str, None] = {}  # each once, in order
-    sampler = _SamplerProcess(interval_seconds, method)
+    sampler = SamplerProcess(interval_seconds, method)
     try:
-        listener = listen(measurement.tasks.append, remarks.setdefault)
         start = time.perf_counter()
+
+        def take_record(record: TaskRecord) -> None:
+            end_seconds = time.perf_counter() - start
+            record = dataclasses.replace(record, end_seconds=end_seconds)
+            measurement.tasks.append(record)
+
+        listener = listen(take_record, remarks.setdefault, measurement.add_segment)
         try:
             yield measurement
         finally:
@@ -346,10 +261,10 @@ def read_committed(pid: int | None = None, *, method: str = "auto") -> Reading:
     tree: ProcessTree | PortableTree
     try:
         if _check_method(method) == "uss":
-            _find_psutil()
+            find_psutil()
             tree = PortableTree(pid)
         else:
-            tree = ProcessTree(pid, _find_joblib_places())
+            tree = ProcessTree(pid, find_joblib_places())
     except OSError as error:
         raise MeasurementError(_explain_no_process(pid)) from error
     try:

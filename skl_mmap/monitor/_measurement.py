@@ -6,9 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from skl_mmap.exceptions import MeasurementError
-from skl_mmap.monitor._records import TaskRecord
+from skl_mmap.monitor._records import SegmentRecord, TaskRecord
 
-__all__ = ["Measurement", "ProcessReading", "Reading"]
+__all__ = [
+    "GroupReading",
+    "Measurement",
+    "ProcessReading",
+    "ProcessSeries",
+    "Reading",
+]
 
 UNFINISHED = (
     "The block that is being measured has not ended yet, so there is no peak. "
@@ -64,6 +70,9 @@ class Reading:
         Processes of the tree, samplers excluded.
     processes : tuple of ProcessReading
         One for each process; empty except at the peak and in one-off readings.
+    cpu_seconds : float
+        CPU time that the processes of the tree have used in their lives, those that
+        have ended included.
     """
 
     seconds: float
@@ -73,6 +82,68 @@ class Reading:
     file_bytes: int
     n_processes: int
     processes: tuple[ProcessReading, ...] = ()
+    cpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSeries:
+    """The private memory and the CPU time of one process over time.
+
+    Attributes
+    ----------
+    pid : int
+        The process; 0 for the small ones of a very large tree, taken together.
+    name : str
+        What the system calls it.
+    seconds : tuple of float
+        Time since the start of the measurement; at most some hundred points.
+    anonymous_bytes : tuple of int
+        Its private memory, swapped or not, at these times.
+    cpu_seconds : tuple of float
+        CPU time that it has used in its life, at these times.
+    """
+
+    pid: int
+    name: str
+    seconds: tuple[float, ...]
+    anonymous_bytes: tuple[int, ...]
+    cpu_seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupReading:
+    """What the kernel has counted for the control group that the tree is in.
+
+    Attributes
+    ----------
+    path : str
+        Folder of the group.
+    version : {1, 2}
+        Version of the control groups.
+    baseline_bytes, peak_bytes : int
+        Private and shared memory of all that is charged to the group, at the start and
+        at its worst moment seen: as committed memory, but with everybody in the group,
+        samplers and processes that have left the tree included.
+    kernel_peak_bytes : int or None
+        The kernel's own peak, exact and with page cache, which it can take back. None
+        if the peak was before this measurement.
+    limit_bytes : int or None
+        Limit of the group itself; None if it has none.
+    n_others : int
+        Processes of the group that are not of the tree: if there are any, the numbers
+        are theirs too.
+    n_kills : int
+        Processes that the kernel has ended for want of memory.
+    """
+
+    path: str
+    version: int
+    baseline_bytes: int
+    peak_bytes: int
+    kernel_peak_bytes: int | None
+    limit_bytes: int | None
+    n_others: int
+    n_kills: int
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -88,6 +159,10 @@ class Measurement:
         is no /proc.
     tasks : list of TaskRecord
         What the workers said about the tasks of the block, as they arrive.
+    segments : list of SegmentRecord
+        The arrays that tasks were given in shared memory, each once.
+    pid : int
+        The process that is measured with all that it starts.
     baseline_bytes : int
         Committed memory of the tree just before the block.
     peak_bytes : int
@@ -97,6 +172,10 @@ class Measurement:
     timeline : tuple of Reading
         The readings in order of time. If there are more than some thousand, each is
         the largest of its stretch of time; the peak is always one of them.
+    processes : tuple of ProcessSeries
+        The private memory and CPU time of each process over time.
+    group : GroupReading or None
+        What the kernel has counted, where there are control groups for memory.
     wall_seconds : float
         Duration of the block.
     n_readings : int
@@ -121,12 +200,16 @@ class Measurement:
     tasks: list[TaskRecord] = field(default_factory=list)
     problem: str | None = UNFINISHED
     """Why there are no numbers; None if there are."""
+    segments: list[SegmentRecord] = field(default_factory=list)
+    pid: int = 0
 
     # Not set until the block has ended: see __getattr__.
     baseline_bytes: int = field(init=False)
     peak_bytes: int = field(init=False)
     peak: Reading = field(init=False)
     timeline: tuple[Reading, ...] = field(init=False)
+    processes: tuple[ProcessSeries, ...] = field(init=False)
+    group: GroupReading | None = field(init=False)
     wall_seconds: float = field(init=False)
     n_readings: int = field(init=False)
     mean_reading_seconds: float = field(init=False)
@@ -155,6 +238,11 @@ class Measurement:
         return self.peak_bytes - self.baseline_bytes
 
     @property
+    def cpu_seconds(self) -> float:
+        """CPU time that the tree used while the block ran, the sampler's excluded."""
+        return self.timeline[-1].cpu_seconds - self.timeline[0].cpu_seconds
+
+    @property
     def mapped_bytes(self) -> int:
         """Bytes of folds that were mapped and cost no memory, over all tasks."""
         return sum(record.mapped_bytes for record in self.tasks)
@@ -172,6 +260,11 @@ class Measurement:
             for reason, n_bytes in record.copy_reasons.items():
                 total[reason] = total.get(reason, 0) + n_bytes
         return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+    def add_segment(self, record: SegmentRecord) -> None:
+        """Take up a shared array, if it is not known."""
+        if all(known.inode != record.inode for known in list(self.segments)):
+            self.segments.append(record)
 
     def __str__(self) -> str:
         """Tell what the block cost, in a few lines of text."""

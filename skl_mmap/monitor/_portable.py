@@ -30,6 +30,8 @@ class PortableTree:
     ----------
     processes : list of ProcessNumbers
         The processes of the last reading.
+    cpu_seconds : dict of int to float
+        CPU time of each process.
     notes : set of str
         What the readings could not see.
 
@@ -59,6 +61,7 @@ class PortableTree:
             raise ProcessLookupError(f"no process {pid}") from error
         self._are_samplers: dict[psutil.Process, bool] = {}
         self.processes: list[ProcessNumbers] = []
+        self.cpu_seconds: dict[int, float] = {}
         self.notes: set[str] = {
             "Unique set sizes leave out all memory that two processes share."
         }
@@ -66,8 +69,12 @@ class PortableTree:
     def close(self) -> None:
         """Do nothing: nothing is held."""
 
-    def read(self) -> TreeNumbers:
-        """Read the memory of the tree now."""
+    def list_pids(self) -> list[int]:
+        """Return the processes of the last reading."""
+        return [numbers[0] for numbers in self.processes]
+
+    def read(self, *, closely: bool = True) -> TreeNumbers:
+        """Read the memory of the tree now, always closely."""
         processes: list[ProcessNumbers] = []
         try:
             tree = [self._root, *self._root.children(recursive=True)]
@@ -79,13 +86,16 @@ class PortableTree:
                     continue
                 own = process.memory_full_info().uss
                 processes.append((process.pid, process.name(), own, 0, 0))
+                times = process.cpu_times()
+                self.cpu_seconds[process.pid] = times.user + times.system
             except self._psutil.AccessDenied:
                 self.notes.add("The memory of some processes may not be read.")
             except self._psutil.Error:
                 continue
         self.processes = processes
         private = sum(numbers[2] for numbers in processes)
-        return private, private, 0, 0, len(processes)
+        cpu_seconds = sum(self.cpu_seconds.values())  # of ended ones too
+        return private, private, 0, 0, len(processes), cpu_seconds
 
     def _is_sampler(self, process: psutil.Process) -> bool:
         if process.pid == self._root.pid:

@@ -3,6 +3,7 @@
 ::
 
     worker: task runs --> TaskRecord --(with the result)--> parent: publish(record)
+    parent: an array is shared --> SegmentRecord ---------> publish_segment(record)
                                                               |
                                         every open measure() <+
 """
@@ -13,7 +14,16 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["TaskRecord", "is_measuring", "listen", "note", "publish", "unlisten"]
+__all__ = [
+    "SegmentRecord",
+    "TaskRecord",
+    "is_measuring",
+    "listen",
+    "note",
+    "publish",
+    "publish_segment",
+    "unlisten",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,9 @@ class TaskRecord:
         Bytes of copy-on-write pages that the tasks wrote to. None where not measured.
     label : str
         What was fitted, and on which fold, where the tasks say so.
+    end_seconds : float or None
+        When the result arrived, since the start of the measurement that has this
+        record. None before, and no part of what makes two records equal.
     """
 
     pid: int
@@ -52,28 +65,69 @@ class TaskRecord:
     peak_private_bytes: int | None = None
     dirtied_bytes: int | None = None
     label: str = ""
+    # By name only: whatever is added to a record comes before or after it.
+    end_seconds: float | None = field(default=None, compare=False, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRecord:
+    """An array that tasks were given in shared memory.
+
+    Attributes
+    ----------
+    description : str
+        Shape and dtype.
+    n_bytes : int
+        Size of the segment.
+    place : {"memory", "disk", "file"}
+        A file in memory, a temporary file on disk, or a file of the user.
+    is_copy : bool
+        Whether it was made for this call. If not, it was there already: in shared
+        memory, adopted in place, or in a file of the user.
+    path : str
+        Of the user's file.
+    inode : tuple of (int, int)
+        Device and number: what the segment is, whatever array it was met through.
+    """
+
+    description: str
+    n_bytes: int
+    place: str
+    is_copy: bool = True
+    path: str = ""
+    inode: tuple[int, int] = (0, 0)
 
 
 _lock = threading.Lock()
-# What takes a record, and what takes a note.
-_Listener = tuple[Callable[[TaskRecord], None], Callable[[str], None]]
+# What takes a record, what takes a note, and what takes a segment.
+_Listener = tuple[
+    Callable[[TaskRecord], None],
+    Callable[[str], None],
+    Callable[[SegmentRecord], None],
+]
 _listeners: list[_Listener] = []
 
 
 def listen(
-    take_record: Callable[[TaskRecord], None], take_note: Callable[[str], None]
+    take_record: Callable[[TaskRecord], None],
+    take_note: Callable[[str], None],
+    take_segment: Callable[[SegmentRecord], None] | None = None,
 ) -> _Listener:
-    """Call the functions with every record and note from now on.
+    """Call the functions with every record, note and segment from now on.
 
     Returns
     -------
     object
         For `unlisten`.
     """
-    listener = take_record, take_note
+    listener = take_record, take_note, take_segment or _ignore
     with _lock:
         _listeners.append(listener)
     return listener
+
+
+def _ignore(_: SegmentRecord) -> None:
+    pass
 
 
 def unlisten(listener: _Listener) -> None:
@@ -91,8 +145,16 @@ def publish(record: TaskRecord) -> None:
     """Hand a record to everybody who listens; called in the parent process."""
     with _lock:
         listeners = tuple(_listeners)
-    for take_record, _ in listeners:
+    for take_record, _, _ in listeners:
         take_record(record)
+
+
+def publish_segment(record: SegmentRecord) -> None:
+    """Hand a segment to everybody who listens, who may know it already."""
+    with _lock:
+        listeners = tuple(_listeners)
+    for _, _, take_segment in listeners:
+        take_segment(record)
 
 
 def note(text: str) -> None:
@@ -102,5 +164,5 @@ def note(text: str) -> None:
     """
     with _lock:
         listeners = tuple(_listeners)
-    for _, take_note in listeners:
+    for _, take_note, _ in listeners:
         take_note(text)

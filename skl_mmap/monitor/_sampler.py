@@ -33,11 +33,14 @@ if __name__ == "__main__":
         sys.modules[_name] = _package
         _folder = os.path.dirname(_folder)
 
+from skl_mmap.monitor._group import ControlGroup, find_group
 from skl_mmap.monitor._process import ProcessNumbers, read_file
 from skl_mmap.monitor._tree import ProcessTree, TreeNumbers, read_last_pid
 
 TYPE_CHECKING = False  # the module typing is too large to import for this
 if TYPE_CHECKING:
+    from typing import Any
+
     from skl_mmap.monitor._portable import PortableTree
 
 __all__ = ["READY", "STOP", "Sampler", "TimeLine"]
@@ -45,10 +48,19 @@ __all__ = ["READY", "STOP", "Sampler", "TimeLine"]
 READY = b"r"
 STOP = b"s"
 
-TimedNumbers = tuple[float, int, int, int, int, int]
+TimedNumbers = tuple[float, int, int, int, int, int, float]
 """Seconds since the start, then the numbers of the tree."""
 
+ProcessesNumbers = tuple[float, int, list[tuple[int, int, float]]]
+"""Seconds and committed bytes; number, private bytes, CPU seconds of each process."""
+
 _MAX_READINGS = 4096
+# Of these, each has numbers for every process.
+_MAX_PROCESS_READINGS = 512
+_MAX_PROCESSES = 32
+_OTHERS = 0
+# What the kernel says of the control group is for comparison, and costs most there.
+_GROUP_SECONDS = 0.05
 
 
 class TimeLine:
@@ -66,12 +78,12 @@ class TimeLine:
 
     def __init__(self, max_readings: int = _MAX_READINGS) -> None:
         self._max_readings = max_readings
-        self._readings: list[TimedNumbers] = []
+        self._readings: list[Any] = []
         self._stride = 1
         self._n_pending = 0
-        self._largest: TimedNumbers | None = None
+        self._largest: Any = None
 
-    def add(self, reading: TimedNumbers) -> None:
+    def add(self, reading: TimedNumbers | ProcessesNumbers) -> None:
         """Add the next reading."""
         if self._largest is None or reading[1] > self._largest[1]:
             self._largest = reading
@@ -86,11 +98,65 @@ class TimeLine:
             self._readings = [b if b[1] > a[1] else a for a, b in pairs]
             self._stride *= 2
 
-    def get(self) -> list[TimedNumbers]:
+    def get(self) -> list[Any]:
         """Return what is left of the readings."""
         if self._largest is None:
             return self._readings
         return [*self._readings, self._largest]
+
+
+class GroupWatch:
+    """What the kernel says of the control group of the tree, now and then.
+
+    Parameters
+    ----------
+    pid : int
+        Root of the tree.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._group: ControlGroup | None = None
+        self._next = 0.0
+        found = find_group(pid)
+        if found is not None:
+            try:
+                self._group = ControlGroup(*found)
+                self._begin = self._peak = self._group.read()
+            except (OSError, ValueError):
+                self._group = None
+            else:
+                self._peak_before = self._group.read_peak_bytes()
+                self._kills_before = self._group.count_kills()
+
+    def read(self, now: float) -> None:
+        """Read the group if it is time."""
+        if self._group is None or now < self._next:
+            return
+        self._next = now + _GROUP_SECONDS
+        try:
+            self._peak = max(self._peak, self._group.read())
+        except (OSError, ValueError):
+            self._group = None
+
+    def summarise(self, tree_pids: set[int]) -> dict[str, object] | None:
+        """Return the results, in types that marshal knows; None without a group."""
+        self.read(float("inf"))
+        if self._group is None:
+            return None
+        kernel_peak = self._group.read_peak_bytes()
+        # A peak that was there before says nothing about this block.
+        is_new = kernel_peak is not None and kernel_peak != self._peak_before
+        others = {*self._group.list_pids()} - tree_pids - {os.getpid()}
+        return {
+            "path": self._group.folder,
+            "version": self._group.version,
+            "baseline_bytes": self._begin[0],
+            "peak_bytes": self._peak[0],
+            "kernel_peak_bytes": kernel_peak if is_new else None,
+            "limit_bytes": self._group.read_limit_bytes(),
+            "n_others": len(others),
+            "n_kills": self._group.count_kills() - self._kills_before,
+        }
 
 
 class Sampler:
@@ -100,17 +166,25 @@ class Sampler:
     ----------
     tree : ProcessTree or PortableTree
         What to read.
+    group : GroupWatch
+        The control group of the tree.
     interval_seconds : float
         Time from the start of a reading to the start of the next one. A reading that
         takes longer than half of it makes it longer: at most half of a core is used.
     """
 
     def __init__(
-        self, tree: ProcessTree | PortableTree, interval_seconds: float
+        self,
+        tree: ProcessTree | PortableTree,
+        group: GroupWatch,
+        interval_seconds: float,
     ) -> None:
         self._tree = tree
+        self._group = group
         self._interval_seconds = interval_seconds
         self._time_line = TimeLine()
+        self._process_line = TimeLine(_MAX_PROCESS_READINGS)
+        self._names: dict[int, str] = {_OTHERS: "others"}
         self._n_readings = 0
         self._reading_seconds = 0.0
         self._peak: TimedNumbers | None = None
@@ -120,20 +194,36 @@ class Sampler:
         self._start = self._begin = self._end = time.monotonic()
         self._baseline = self._last = self.read()
 
-    def read(self) -> TimedNumbers:
+    def read(self, *, closely: bool = False) -> TimedNumbers:
         """Take one reading now."""
         self._begin = time.monotonic()
-        numbers: TreeNumbers = self._tree.read()
+        numbers: TreeNumbers = self._tree.read(closely=closely)
         self._end = time.monotonic()
         self._reading_seconds += self._end - self._begin
         self._n_readings += 1
         reading: TimedNumbers = (self._begin - self._start, *numbers)
         self._last = reading
         self._time_line.add(reading)
+        self._add_processes(reading)
+        self._group.read(self._begin)
         if self._peak is None or reading[1] > self._peak[1]:
             self._peak = reading
             self._peak_processes = self._tree.processes
         return reading
+
+    def _add_processes(self, reading: TimedNumbers) -> None:
+        cpu_seconds = self._tree.cpu_seconds
+        processes = []
+        for pid, name, private, _, _ in self._tree.processes:
+            processes.append((pid, private, cpu_seconds.get(pid, 0.0)))
+            self._names[pid] = name
+        if len(processes) > _MAX_PROCESSES:
+            processes.sort(key=lambda process: -process[1])
+            rest = processes[_MAX_PROCESSES - 1 :]
+            del processes[_MAX_PROCESSES - 1 :]
+            private = sum(process[1] for process in rest)
+            processes.append((_OTHERS, private, sum(p[2] for p in rest)))
+        self._process_line.add((reading[0], reading[1], processes))
 
     def run(self, bell: _thread.LockType) -> bool:
         """Read until the bell rings; False if the parent is gone."""
@@ -157,6 +247,9 @@ class Sampler:
             "peak": self._peak,
             "peak_processes": self._peak_processes,
             "timeline": [*first, *readings, *last],
+            "processes": self._process_line.get(),
+            "names": self._names,
+            "group": self._group.summarise({*self._tree.list_pids()}),
             "n_readings": self._n_readings,
             "mean_reading_seconds": self._reading_seconds / self._n_readings,
             "sampler_cpu_seconds": time.process_time() - self._cpu_at_start,
@@ -225,10 +318,10 @@ def main(arguments: list[str]) -> None:
         tree = PortableTree(pid)
     else:
         tree = ProcessTree(pid, joblib_places, has_last_pid=has_last_pid)
-    sampler = Sampler(tree, interval_seconds)
+    sampler = Sampler(tree, GroupWatch(pid), interval_seconds)
     _write(READY)
     if sampler.run(bell) and heard == [STOP]:
-        sampler.read()
+        sampler.read(closely=True)
         results = marshal.dumps(sampler.summarise())
         _write(len(results).to_bytes(8, "little") + results)
 

@@ -4,7 +4,8 @@
 
     /proc/loadavg ............ has anything started since?  If so:
     /proc/PID/task/*/children ........ new processes of the tree
-    /proc/PID/status ................. private: RssAnon + VmSwap    (_process.py)
+    /proc/PID/statm .................. private memory, every time   (_process.py)
+    /proc/PID/status, stat ........... all of it, and CPU time, now and then
     /proc/PID/fd/* ................... shared: tmpfs, memfd inodes  (_process.py)
     /dev/shm/joblib_memmapping_folder_PID_* .... shared too, open or not
 
@@ -18,18 +19,27 @@ import os
 import stat
 import time
 
-from skl_mmap.monitor._process import Inode, Process, ProcessNumbers, read_file
+from skl_mmap.monitor._process import (
+    Inode,
+    Process,
+    ProcessNumbers,
+    has_swap,
+    read_file,
+)
 
 __all__ = ["ProcessTree", "TreeNumbers", "read_last_pid"]
 
-TreeNumbers = tuple[int, int, int, int, int]
-"""Committed, private, shared and file bytes, and the number of processes."""
+TreeNumbers = tuple[int, int, int, int, int, float]
+"""Committed, private, shared and file bytes, number of processes, CPU seconds."""
 
 _JOBLIB_FOLDER = "joblib_memmapping_folder_"
 
 # How long a change may stay unseen that the cheap signs do not show: a memfd opened
 # while another file was closed, a child that the kernel left out of a list.
 _FULL_SCAN_SECONDS = 0.05
+# The same where the number of open files is known, and so a sign by itself: looking at
+# each of them takes most of a reading.
+_FILE_SCAN_SECONDS = 0.2
 
 
 def read_last_pid() -> int:
@@ -155,6 +165,8 @@ class ProcessTree:
     ----------
     processes : list of ProcessNumbers
         The processes of the last reading.
+    cpu_seconds : dict of int to float
+        CPU time of each process, not older than `_FULL_SCAN_SECONDS`.
     notes : set of str
         What the readings could not see.
 
@@ -168,7 +180,7 @@ class ProcessTree:
     A process stays in the tree until it ends, even if its parent ends before it. One
     that lost its parent before the first reading is not found.
 
-    Holds one file descriptor for each process until `close`.
+    Holds two file descriptors for each process until `close`.
     """
 
     method = "committed"
@@ -180,10 +192,13 @@ class ProcessTree:
         self._folders = _JoblibFolders(joblib_places, self._devices)
         self._has_last_pid = has_last_pid
         self._last_pid = 0
-        self._next_full_scan = 0.0
+        self._next_full_scan = self._next_file_scan = 0.0
+        self._has_swap = has_swap()
         self._tree = {pid: Process(pid)}
         self._has_lists = os.path.exists(f"/proc/{pid}/task/{pid}/children")
         self.processes: list[ProcessNumbers] = []
+        self.cpu_seconds: dict[int, float] = {}
+        self._ended_cpu_seconds = 0.0
         self.notes: set[str] = set()
 
     def close(self) -> None:
@@ -192,22 +207,31 @@ class ProcessTree:
             process.close()
         self._tree.clear()
 
-    def read(self) -> TreeNumbers:
-        """Read the memory of the tree now.
+    def list_pids(self) -> list[int]:
+        """Return the processes of the tree, samplers of others included."""
+        return list(self._tree)
+
+    def read(self, *, closely: bool = False) -> TreeNumbers:
+        """Read the memory of the tree now, and all else too if `closely`.
 
         The private memory of all processes is read first and in one go, because that
         is what changes fastest.
         """
         now = time.monotonic()
-        is_full = now >= self._next_full_scan
+        is_full = closely or now >= self._next_full_scan
         if is_full:
             self._next_full_scan = now + _FULL_SCAN_SECONDS
         processes: list[ProcessNumbers] = []
+        quickly = not is_full and not self._has_swap
         for process in list(self._tree.values()):
-            self._read_one(process, processes)
+            self._read_one(process, processes, quickly)
         for process in self._find_new(anyway=is_full):
-            self._read_one(process, processes)
-        shared = self._read_shared(anyway=is_full)
+            self._read_one(process, processes, quickly)
+        shared = self._read_shared(anyway=is_full and now >= self._next_file_scan)
+        if is_full:
+            self._read_cpu()
+            if now >= self._next_file_scan:
+                self._next_file_scan = now + _FILE_SCAN_SECONDS
         private = file_bytes = 0
         for _, _, own, resident_shared, resident_file in processes:
             private += own
@@ -216,16 +240,29 @@ class ProcessTree:
             # Each process may show the same pages, so a sum would be too much.
             shared = max(shared, resident_shared)
         self.processes = processes
-        return private + shared, private, shared, file_bytes, len(processes)
+        cpu_seconds = self._ended_cpu_seconds + sum(self.cpu_seconds.values())
+        n_processes = len(processes)
+        return private + shared, private, shared, file_bytes, n_processes, cpu_seconds
 
-    def _read_one(self, process: Process, processes: list[ProcessNumbers]) -> None:
+    def _read_one(
+        self, process: Process, processes: list[ProcessNumbers], quickly: bool
+    ) -> None:
         try:
-            numbers = process.read_memory()
+            numbers = process.read_memory(quickly=quickly)
         except OSError:
             self._tree.pop(process.pid).close()
+            self._ended_cpu_seconds += self.cpu_seconds.pop(process.pid, 0.0)
             return
         if numbers is not None and process.is_counted:
             processes.append(numbers)
+
+    def _read_cpu(self) -> None:
+        for process in self._tree.values():
+            if process.is_counted:
+                try:
+                    self.cpu_seconds[process.pid] = process.read_cpu_seconds()
+                except OSError:
+                    continue
 
     def _find_new(self, *, anyway: bool) -> list[Process]:
         """Take up the processes that have started since, and return them."""

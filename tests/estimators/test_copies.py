@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 
 from skl_mmap import Memmapped
 from skl_mmap.exceptions import CopyError, CopyWarning
-from skl_mmap.monitor import _measure
+from skl_mmap.monitor._sampler_process import SamplerProcess
 from skl_mmap.report import MemoryReport
 from tests.estimators.common import Array, make_data
 
@@ -159,14 +159,14 @@ def test_private_memory_is_that_of_the_estimator() -> None:
 def test_model_is_not_lost_when_the_process_that_reads_memory_dies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    finish = _measure._SamplerProcess.finish
+    finish = SamplerProcess.finish
 
     def die(sampler: Any) -> Any:
         sampler._process.kill()
         sampler._process.wait()
         return finish(sampler)
 
-    monkeypatch.setattr(_measure._SamplerProcess, "finish", die)
+    monkeypatch.setattr(SamplerProcess, "finish", die)
     X, y = make_matrix()
     model = wrap(SHUFFLED, "report").fit(X, y)
     report = model.report_

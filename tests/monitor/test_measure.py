@@ -462,6 +462,8 @@ def make_report(**changes: object) -> Measurement:
     processes = (ProcessReading(1, "python", 200 * MIB, 0, 0),)
     report.peak = Reading(1.5, 350 * MIB, 200 * MIB, 150 * MIB, 0, 5, processes)
     report.timeline = (report.peak,)
+    report.processes = ()
+    report.group = None
     report.wall_seconds = 4.0
     report.n_readings = 390
     report.mean_reading_seconds = 0.0005
