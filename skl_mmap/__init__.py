@@ -23,7 +23,14 @@ from skl_mmap import exceptions
 if TYPE_CHECKING:
     from skl_mmap.backend import MmapBackend
     from skl_mmap.estimators import Memmapped
-    from skl_mmap.folds import ArrangedSplits, PageFriendly, arrange, page_order
+    from skl_mmap.folds import (
+        ArrangedSplits,
+        FoldReport,
+        PageFriendly,
+        arrange,
+        check_folds,
+        page_order,
+    )
     from skl_mmap.inputs import load, share
     from skl_mmap.memory import SharedArray
     from skl_mmap.monitor import Measurement, measure
@@ -33,6 +40,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "ArrangedSplits",
+    "FoldReport",
     "Measurement",
     "Memmapped",
     "MemoryReport",
@@ -40,6 +48,7 @@ __all__ = [
     "SharedArray",
     "__version__",
     "arrange",
+    "check_folds",
     "exceptions",
     "load",
     "measure",
@@ -50,12 +59,14 @@ __all__ = [
 # Where each lazily imported name lives.
 _MODULES = {
     "ArrangedSplits": "skl_mmap.folds",
+    "FoldReport": "skl_mmap.folds",
     "Measurement": "skl_mmap.monitor",
     "Memmapped": "skl_mmap.estimators",
     "MemoryReport": "skl_mmap.report",
     "PageFriendly": "skl_mmap.folds",
     "SharedArray": "skl_mmap.memory",
     "arrange": "skl_mmap.folds",
+    "check_folds": "skl_mmap.folds",
     "load": "skl_mmap.inputs",
     "measure": "skl_mmap.monitor",
     "page_order": "skl_mmap.folds",

@@ -22,7 +22,13 @@ from skl_mmap.memory import Runs, counters, expand_runs, find_runs, join_rows
 from skl_mmap.memory._mapping import find_mapping
 from skl_mmap.memory._row_selection import row_key
 
-__all__ = ["SHARED_CLASSES", "SharedCSRArray", "SharedCSRMatrix", "as_shared"]
+__all__ = [
+    "SHARED_CLASSES",
+    "SharedCSRArray",
+    "SharedCSRMatrix",
+    "as_shared",
+    "take_rows",
+]
 
 # As for dense rows: one mapping for each run.
 _MAX_RUNS = 4096
@@ -43,7 +49,7 @@ class _SharedCSR(ClosedAtExit):
         return cls._plain_class(*args, **parameters)
 
     def __getitem__(self, key: Any) -> Any:
-        selected = _select_rows(self, key)
+        selected = take_rows(self, key)
         return super().__getitem__(key) if selected is None else selected  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -125,7 +131,7 @@ def _without_larger_base(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.asarray(_Memory(array))
 
 
-def _select_rows(matrix: Any, key: Any) -> Any:
+def take_rows(matrix: Any, key: Any) -> Any:
     """Select rows with joined views; None if scipy has to do it."""
     index = _row_index(key) if matrix.ndim == 2 else None
     if index is None:

@@ -34,7 +34,13 @@ from skl_mmap.memory import Runs, counters, find_runs
 from skl_mmap.memory._mapping import find_mapping
 from skl_mmap.memory._row_selection import select_rows
 
-__all__ = ["SharedFrame", "SharedSeries", "make_mixed_frame", "numeric_block"]
+__all__ = [
+    "SharedFrame",
+    "SharedSeries",
+    "count_rows_of",
+    "make_mixed_frame",
+    "numeric_block",
+]
 
 # With more columns, each a block of its own, pandas warns of a fragmented frame when
 # one is added.
@@ -126,6 +132,27 @@ def numeric_block(frame: Any) -> npt.NDArray[Any] | None:
     return values if values.shape[::-1] == frame.shape else None
 
 
+def count_rows_of(data: Any, indices: Any) -> None:
+    """Do what selecting rows of a shared frame or series would count, and no more.
+
+    Parameters
+    ----------
+    data : SharedFrame or SharedSeries
+        What they would be selected from, while they are only planned.
+    indices : array-like of shape (n_selected,)
+        As for ``take``.
+    """
+    index = _row_index(indices, 0, {})
+    if index is None:
+        return
+    if data.ndim == 1:
+        _take_elements(data, index)
+    elif numeric_block(data) is not None:
+        _take_rows(data, index)
+    elif data.shape[1] and _join_columns(data, _columns_of(data), index):
+        _take_labels(data.index, index)
+
+
 def _row_index(
     indices: Any, axis: Any, parameters: dict[str, Any]
 ) -> npt.NDArray[Any] | None:
@@ -178,9 +205,33 @@ def _take_values(series: pd.Series, index: npt.NDArray[Any]) -> Any:
 
 def _take_columns(frame: pd.DataFrame, index: npt.NDArray[Any]) -> Any:
     """Select rows of a frame of several dtypes, column by column."""
-    n_rows, n_columns = frame.shape
+    n_columns = frame.shape[1]
     if not n_columns:
         return None
+    columns = _columns_of(frame)
+    taken = _join_columns(frame, columns, index)
+    if not taken:
+        return None
+    for place, column in enumerate(columns):
+        if place not in taken:
+            taken[place] = column.array.take(index)
+    labels = _take_labels(frame.index, index)
+    in_order = [taken[place] for place in range(n_columns)]
+    selected = make_mixed_frame(in_order, columns, labels, frame.columns)
+    return selected.__finalize__(frame, method="take")
+
+
+def _columns_of(frame: pd.DataFrame) -> list[pd.Series]:
+    if frame.shape[1] > _MAX_COLUMNS:
+        return []  # they will be selected all at once
+    return [frame.iloc[:, place] for place in range(frame.shape[1])]
+
+
+def _join_columns(
+    frame: pd.DataFrame, columns: list[pd.Series], index: npt.NDArray[Any]
+) -> dict[int, Any] | None:
+    """Select rows of the columns that can be mapped, and return these by place."""
+    n_rows, n_columns = frame.shape
     if n_columns > _MAX_COLUMNS:
         reason = (
             f"frames of several dtypes and more than {_MAX_COLUMNS} columns (keep the "
@@ -188,7 +239,6 @@ def _take_columns(frame: pd.DataFrame, index: npt.NDArray[Any]) -> Any:
         )
         counters.add_copied(reason, frame_bytes(frame) // n_rows * len(index))
         return None
-    columns = [frame.iloc[:, place] for place in range(n_columns)]
     count_copied_columns(columns, len(index))
     shared = [
         place
@@ -210,15 +260,7 @@ def _take_columns(frame: pd.DataFrame, index: npt.NDArray[Any]) -> Any:
             taken[place] = like_column(columns[place], joined)
     if len(runs) <= MAX_SLICES:
         taken.update((place, take_slices(columns[place], runs)) for place in sliced)
-    if not taken:
-        return None
-    for place, column in enumerate(columns):
-        if place not in taken:
-            taken[place] = column.array.take(index)
-    labels = _take_labels(frame.index, index)
-    in_order = [taken[place] for place in range(n_columns)]
-    selected = make_mixed_frame(in_order, columns, labels, frame.columns)
-    return selected.__finalize__(frame, method="take")
+    return taken
 
 
 def make_mixed_frame(

@@ -16,7 +16,7 @@ import polars as pl
 from skl_mmap.inputs._closing import ClosedAtExit
 from skl_mmap.memory import counters, find_runs
 
-__all__ = ["SharedPolarsFrame"]
+__all__ = ["SharedPolarsFrame", "take_rows"]
 
 # Selecting fewer rows is quicker than looking at them.
 _MIN_ROWS = 1024
@@ -37,8 +37,7 @@ class SharedPolarsFrame(ClosedAtExit, pl.DataFrame):  # type: ignore[misc, unuse
     __module__ = "polars"
 
     def __getitem__(self, key: Any) -> Any:
-        rows = _row_index(key)
-        selected = None if rows is None else _select_rows(self, rows)
+        selected = take_rows(self, key)
         return super().__getitem__(key) if selected is None else selected
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -60,6 +59,12 @@ def _row_index(key: Any) -> npt.NDArray[Any] | None:
         return None
     index = np.asarray(key)
     return index if index.ndim == 1 and index.dtype.kind in "iu" else None
+
+
+def take_rows(frame: pl.DataFrame, key: Any) -> Any:
+    """Select rows as slices of chunks; None if polars has to do it."""
+    index = _row_index(key)
+    return None if index is None else _select_rows(frame, index)
 
 
 def _select_rows(frame: pl.DataFrame, index: npt.NDArray[Any]) -> Any:

@@ -27,6 +27,8 @@ from skl_mmap.memory._libc import can_remap
 from skl_mmap.memory._mapping import Mapping, Piece, Settings
 from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._planning_context import planning
+from skl_mmap.memory._row_selection import plan_rows
+from skl_mmap.memory._runs import Runs
 from skl_mmap.memory._segment import Segment, SegmentHandle
 from skl_mmap.memory._shared_array import SharedArray
 from skl_mmap.memory._store import Store
@@ -94,10 +96,6 @@ class Planner(Store):
         dtype = array.dtype if conversion is None else conversion.dtype_of(array)
         return cast("Segment", _PlannedSegment(array.size * dtype.itemsize))
 
-    def identity(self, n_rows: int) -> tuple[ArrayHandle, Segment] | None:
-        """Return None: index arrays are rebuilt without sharing anything."""
-        return None
-
     def rebuild(self, array: npt.NDArray[Any], handle: ArrayHandle) -> npt.NDArray[Any]:
         """Rebuild an array as a worker would, from its own memory.
 
@@ -124,6 +122,21 @@ class Planner(Store):
         self._mappings.append(mapping)
         return planned
 
+    def rebuild_index(
+        self, array: npt.NDArray[np.intp], runs: Runs
+    ) -> npt.NDArray[np.intp]:
+        """Rebuild an index array as a worker would; see `IndexHandle`."""
+        n_bytes = (int(runs[:, 1].max()) + 1) * array.itemsize
+        identity = PlannedMapping(0, [Piece(0, n_bytes, 0)], self.settings)
+        plan = plan_rows(identity, 0, array.itemsize, runs, array.itemsize)
+        if plan is None or not can_remap():
+            return np.asarray(array)
+        address = array.__array_interface__["data"][0]
+        mapping = PlannedMapping(address, plan.pieces, self.settings)
+        mapping.mapped = plan.spans
+        self._mappings.append(mapping)
+        return np.asarray(array)
+
     @contextlib.contextmanager
     def selecting(self) -> Iterator[Counters]:
         """Let this thread select rows of rebuilt arrays; their costs are counted anew.
@@ -134,13 +147,10 @@ class Planner(Store):
         with planning(self._mappings, self.counters):
             yield self.counters
 
-    def knows(self, array: npt.NDArray[Any]) -> bool:
-        """Whether the array lies in one of the pretended mappings."""
-        address = array.__array_interface__["data"][0]
-        return any(
-            0 <= address - mapping.address < mapping.n_bytes
-            for mapping in self._mappings
-        )
+    @property
+    def has_arrays(self) -> bool:
+        """Whether any array would be shared."""
+        return bool(self._mappings)
 
 
 def _with_layout(array: npt.NDArray[Any], handle: ArrayHandle) -> npt.NDArray[Any]:
