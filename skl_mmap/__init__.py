@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     )
     from skl_mmap.inputs import load, share
     from skl_mmap.memory import SharedArray
-    from skl_mmap.monitor import Measurement, measure
-    from skl_mmap.report import MemoryReport
+    from skl_mmap.monitor import Measurement
+    from skl_mmap.report import MemoryReport, measure
 
 __version__ = "0.1.0.dev0"
 
@@ -68,7 +68,7 @@ _MODULES = {
     "arrange": "skl_mmap.folds",
     "check_folds": "skl_mmap.folds",
     "load": "skl_mmap.inputs",
-    "measure": "skl_mmap.monitor",
+    "measure": "skl_mmap.report",
     "page_order": "skl_mmap.folds",
     "share": "skl_mmap.inputs",
 }

@@ -142,10 +142,7 @@ def measure(
     interval_seconds : float, default=0.01
         Time between two readings, from 0.001 to 60.
     method : {"auto", "committed", "uss"}, default="auto"
-        What to read. ``"committed"``: private memory of all processes plus files in
-        memory, each once (Linux). ``"uss"``: sum of unique set sizes, which leaves
-        shared memory out; needs psutil. ``"auto"``: the former where there is a
-        ``/proc``, otherwise the latter; `Measurement.method` says which.
+        What to read; see `skl_mmap.measure`, which shows the same as a report.
 
     Yields
     ------
@@ -160,24 +157,6 @@ def measure(
         If the sampler cannot be started; the block is then not run. If it dies while
         the block runs, the block's result is not lost: the error is raised when a
         number of the report is read.
-
-    Notes
-    -----
-    Starting takes about 0.1 s, before the first reading. A reading of seven processes
-    takes about 1 ms on a busy machine: 7 % of a core at 10 ms, 5 % at 20 ms. A peak
-    that is shorter than the interval can be missed. Blocks may be nested and run in
-    several threads; each has a sampler of its own, and no sampler is counted.
-
-    Committed memory is the sum of RssAnon and VmSwap (proc_pid_status(5)) and the
-    allocated blocks of all files in memory that the tree has open. Summed RSS would
-    count shared pages once per process, and PSS takes 12 ms per GB and process and
-    misses a memfd that nobody has mapped. In a process that was forked without exec,
-    only the pages that are no longer its parent's are counted; in its first quarter
-    of a second, only its growth.
-
-    Not covered: huge pages of hugetlbfs, page tables, GPU memory. Shared memory that
-    has no file descriptor (System V, ``MAP_SHARED | MAP_ANONYMOUS``) counts only as
-    far as one process has more of it than there is in all files together.
 
     Examples
     --------

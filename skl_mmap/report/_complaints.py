@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 from skl_mmap._units import format_bytes
 
 if TYPE_CHECKING:
-    from skl_mmap.report._memory_report import TaskCost
+    from skl_mmap.report._task_cost import TaskCost
 
-__all__ = ["format_share", "list_complaints"]
+__all__ = [
+    "find_fold_copies",
+    "find_private_copies",
+    "format_share",
+    "list_complaints",
+]
 
 # Of its folds, copied by a task: seams between pages are always copied.
 _MAX_COPIED_SHARE = 0.05
@@ -50,12 +55,31 @@ def list_complaints(
     return tuple(complaints)
 
 
-def _complain_about_folds(name: str, group: list[TaskCost]) -> list[str]:
-    guilty = [
+def find_fold_copies(tasks: Iterable[TaskCost]) -> list[TaskCost]:
+    """Return the tasks that copied more of their folds than the seams of pages."""
+    return [
         task
-        for task in group
+        for task in tasks
         if task.copied_bytes > max(_MAX_COPIED_SHARE * task.selected_bytes, _MIN_BYTES)
     ]
+
+
+def find_private_copies(
+    tasks: Iterable[TaskCost], input_bytes: int | None
+) -> list[TaskCost]:
+    """Return the tasks whose estimator has made something of the size of X."""
+    if input_bytes is None:
+        return []
+    least = _least_private_bytes(input_bytes)
+    return [task for task in tasks if (task.private_bytes or 0) >= least]
+
+
+def _least_private_bytes(input_bytes: int) -> float:
+    return max(_MAX_PRIVATE_SHARE * input_bytes, _MIN_PRIVATE_BYTES)
+
+
+def _complain_about_folds(name: str, group: list[TaskCost]) -> list[str]:
+    guilty = find_fold_copies(group)
     if not guilty:
         return []
     worst = max(guilty, key=lambda task: task.copied_bytes / task.selected_bytes)
@@ -73,12 +97,10 @@ def _complain_about_folds(name: str, group: list[TaskCost]) -> list[str]:
 def _complain_about_estimator(
     name: str, group: list[TaskCost], input_bytes: int | None
 ) -> list[str]:
-    if input_bytes is None:
+    guilty = find_private_copies(group, input_bytes)
+    if not guilty or input_bytes is None:
         return []
-    least = max(_MAX_PRIVATE_SHARE * input_bytes, _MIN_PRIVATE_BYTES)
-    guilty = [task for task in group if (task.private_bytes or 0) >= least]
-    if not guilty:
-        return []
+    least = _least_private_bytes(input_bytes)
     largest = max(task.private_bytes or 0 for task in guilty)
     written = ""
     if any((task.dirtied_bytes or 0) >= least for task in guilty):

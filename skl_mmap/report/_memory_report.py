@@ -1,117 +1,101 @@
-"""What a fit has cost: plain results, their wording is in `_report_text`."""
+"""What a job has cost: plain results.
+
+Words are in `_report_text`, pictures in `_report_html` and `_plot`, files in `_json`.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+import itertools
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from skl_mmap.monitor import Measurement, TaskRecord
+from skl_mmap.monitor import (
+    GroupReading,
+    Measurement,
+    ProcessSeries,
+    Reading,
+    SegmentRecord,
+    TaskRecord,
+)
+from skl_mmap.report._task_cost import TaskCost, add_reasons, group_tasks
 
-__all__ = ["MemoryReport", "TaskCost"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from skl_mmap.report._holders import Holder
+    from skl_mmap.report._suggestions import Suggestion
+
+__all__ = ["MemoryReport", "SamplingCost"]
+
+# Reports are kept, pickled with models, and drawn: more would be no use there.
+_MAX_MOMENTS = 512
 
 
 @dataclass(frozen=True, slots=True)
-class TaskCost:
-    """What the tasks of one name have cost.
+class SamplingCost:
+    """How memory was read, and what that has cost.
 
     Attributes
     ----------
-    label : str
-        The estimator and, where it is known, the fold.
-    n_tasks : int
+    interval_seconds : float
+        Time between two readings that was asked for.
+    n_readings : int
         How many there were.
-    mapped_bytes, copied_bytes : int
-        Bytes of folds that were mapped, and that were copied.
-    attached_bytes : int
-        Bytes of whole arrays that were mapped.
-    copy_reasons : dict of str to int
-        Why folds were copied, and how many bytes for each reason, largest first.
-    private_bytes : int or None
-        The most private memory that one of the tasks needed beside copied folds: what
-        the estimator itself has made. A lower bound; None where it was not measured.
-    dirtied_bytes : int or None
-        Bytes of copy-on-write pages that were written to. None where not measured.
-    seconds : float
-        Wall time of all of them.
+    mean_reading_seconds : float
+        How long one of them took.
+    cpu_seconds : float
+        CPU time of the process that reads memory.
+    sampler_bytes : int
+        Its private memory, which is in no other number.
     """
 
-    label: str
-    n_tasks: int
-    mapped_bytes: int
-    copied_bytes: int
-    attached_bytes: int
-    copy_reasons: dict[str, int]
-    private_bytes: int | None
-    dirtied_bytes: int | None
-    seconds: float
-
-    @property
-    def estimator(self) -> str:
-        """The label without the fold."""
-        return self.label.partition(", ")[0]
-
-    @property
-    def selected_bytes(self) -> int:
-        """Bytes of folds, mapped or copied."""
-        return self.mapped_bytes + self.copied_bytes
-
-    @classmethod
-    def from_records(cls, label: str, records: list[TaskRecord]) -> TaskCost:
-        """Add up the records of tasks of one name."""
-        private = [
-            record.peak_private_bytes - record.copied_bytes
-            for record in records
-            if record.peak_private_bytes is not None
-        ]
-        dirtied = [r.dirtied_bytes for r in records if r.dirtied_bytes is not None]
-        return cls(
-            label=label,
-            n_tasks=len(records),
-            mapped_bytes=sum(record.mapped_bytes for record in records),
-            copied_bytes=sum(record.copied_bytes for record in records),
-            attached_bytes=sum(record.attached_bytes for record in records),
-            copy_reasons=_add_reasons(records),
-            private_bytes=max(0, *private) if private else None,
-            dirtied_bytes=sum(dirtied) if dirtied else None,
-            seconds=sum(record.seconds for record in records),
-        )
-
-
-def _add_reasons(records: Iterable[TaskRecord]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for record in records:
-        for reason, n_bytes in record.copy_reasons.items():
-            total[reason] = total.get(reason, 0) + n_bytes
-    return dict(sorted(total.items(), key=lambda item: -item[1]))
-
-
-def _natural_order(label: str) -> list[tuple[int, str]]:
-    """Return a key that sorts fold 10 behind fold 9."""
-    return [(int(w), "") if w.isdigit() else (-1, w) for w in re.split(r"(\d+)", label)]
+    interval_seconds: float
+    n_readings: int
+    mean_reading_seconds: float
+    cpu_seconds: float
+    sampler_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
-    """What a fit has cost in memory, by estimator and fold.
+    """What a job has cost in memory: over time, by process, by estimator and fold.
 
     Attributes
     ----------
     title : str
-        What was fitted.
+        What was done.
     input_bytes : int or None
         Size of X, the unit of all multiples; None where it is not known.
     baseline_bytes : int or None
-        Committed memory of the process tree when the fit began: see `skl_mmap.measure`.
+        Committed memory of the process tree when the job began: see `skl_mmap.measure`.
         None, like the next two, if the process that reads memory has died.
     peak_bytes : int or None
         The most that it has been, baseline included.
     wall_seconds : float or None
-        Duration of the fit.
+        Duration of the job.
     records : tuple of TaskRecord
         What the workers said about each batch of tasks.
     notes : tuple of str
-        What was done in another way than asked for, and why.
+        What was done in another way than asked for, and why; what the numbers leave
+        out.
+    segments : tuple of SegmentRecord
+        The arrays that tasks were given in shared memory.
+    method : {"committed", "uss"}
+        What was read: see `skl_mmap.measure`.
+    pid : int
+        The process that was measured with all that it started.
+    peak : Reading or None
+        The worst moment, with its processes.
+    timeline : tuple of Reading
+        Readings in order of time, the peak among them; some hundred at most.
+    processes : tuple of ProcessSeries
+        Private memory and CPU time of each process over time.
+    group : GroupReading or None
+        What the kernel has counted for the control group.
+    sampling : SamplingCost or None
+        How memory was read.
     """
 
     title: str
@@ -121,6 +105,14 @@ class MemoryReport:
     wall_seconds: float | None
     records: tuple[TaskRecord, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
+    segments: tuple[SegmentRecord, ...] = ()
+    method: str = "committed"
+    pid: int = 0
+    peak: Reading | None = field(default=None, repr=False)
+    timeline: tuple[Reading, ...] = field(default=(), repr=False)
+    processes: tuple[ProcessSeries, ...] = field(default=(), repr=False)
+    group: GroupReading | None = field(default=None, repr=False)
+    sampling: SamplingCost | None = field(default=None, repr=False)
 
     @classmethod
     def from_measurement(
@@ -138,16 +130,119 @@ class MemoryReport:
         What workers said about their tasks is known even if the process that reads
         memory has died, so there is a report nevertheless.
         """
-        has_numbers = measurement.problem is None or not measurement.is_finished
+        told: dict[str, Any] = {
+            "title": title,
+            "input_bytes": input_bytes,
+            "records": tuple(measurement.tasks),
+            "segments": tuple(measurement.segments),
+            "method": measurement.method,
+            "pid": measurement.pid,
+        }
+        if measurement.is_finished and measurement.problem is not None:
+            return cls(
+                **told,
+                baseline_bytes=None,
+                peak_bytes=None,
+                wall_seconds=None,
+                notes=(measurement.problem,),
+            )
         return cls(
-            title=title,
-            input_bytes=input_bytes,
-            baseline_bytes=measurement.baseline_bytes if has_numbers else None,
-            peak_bytes=measurement.peak_bytes if has_numbers else None,
-            wall_seconds=measurement.wall_seconds if has_numbers else None,
-            records=tuple(measurement.tasks),
-            notes=measurement.notes if has_numbers else (str(measurement.problem),),
+            **told,
+            baseline_bytes=measurement.baseline_bytes,
+            peak_bytes=measurement.peak_bytes,
+            wall_seconds=measurement.wall_seconds,
+            notes=measurement.notes,
+            peak=measurement.peak,
+            timeline=_thin_out(measurement.timeline),
+            processes=measurement.processes,
+            group=measurement.group,
+            sampling=SamplingCost(
+                measurement.interval_seconds,
+                measurement.n_readings,
+                measurement.mean_reading_seconds,
+                measurement.sampler_cpu_seconds,
+                measurement.sampler_bytes,
+            ),
         )
+
+    @classmethod
+    def from_json(cls, source: str | os.PathLike[str]) -> MemoryReport:
+        """Read a report that `to_json` has written.
+
+        Parameters
+        ----------
+        source : str or path-like
+            The JSON itself, or the path of a file.
+
+        Raises
+        ------
+        FileFormatError
+            If it is no such report, or was written by a newer version of skl_mmap.
+        OSError
+            If the file cannot be read.
+        """
+        from skl_mmap.report._json import read_json
+
+        return read_json(source)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Write the report as JSON, with all its numbers.
+
+        Parameters
+        ----------
+        path : path-like, default=None
+            File to write to as well.
+
+        Returns
+        -------
+        str
+            The JSON. Its `schema` is the version of its layout.
+        """
+        from skl_mmap.report._json import write_json
+
+        return write_json(self, path)
+
+    def to_frame(self, what: str = "tasks") -> Any:
+        """Return a part of the report as a data frame.
+
+        Parameters
+        ----------
+        what : {"tasks", "records", "timeline", "processes", "segments"}
+            One row for each estimator and fold, for each batch of tasks, for each
+            reading, for each process and moment, or for each shared array.
+
+        Returns
+        -------
+        pandas.DataFrame
+
+        Raises
+        ------
+        ImportError
+            If pandas is missing: it is in the extra ``tables``.
+        InvalidParameterError
+            If there is no such part.
+        """
+        from skl_mmap.report._frames import make_frame
+
+        return make_frame(self, what)
+
+    def plot(self) -> Figure:
+        """Draw memory by process, tasks, and CPU use over time.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing: it is in the extra ``plot``.
+        MeasurementError
+            If nothing was measured over time.
+        """
+        from skl_mmap.report._plot import draw
+
+        return draw(self)
 
     @property
     def peak_growth_bytes(self) -> int | None:
@@ -155,6 +250,20 @@ class MemoryReport:
         if self.peak_bytes is None or self.baseline_bytes is None:
             return None
         return self.peak_bytes - self.baseline_bytes
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """CPU time of all processes during the job; None if it is not known."""
+        if not self.timeline:
+            return None
+        return self.timeline[-1].cpu_seconds - self.timeline[0].cpu_seconds
+
+    @property
+    def unit_bytes(self) -> int | None:
+        """Size of X, or else of the largest array that was shared."""
+        if self.input_bytes is not None:
+            return self.input_bytes
+        return max((segment.n_bytes for segment in self.segments), default=None)
 
     @property
     def mapped_bytes(self) -> int:
@@ -167,15 +276,33 @@ class MemoryReport:
         return sum(record.copied_bytes for record in self.records)
 
     @property
+    def copy_reasons(self) -> dict[str, int]:
+        """Why folds were copied, and how many bytes for each reason, largest first."""
+        return add_reasons(self.records)
+
+    @property
     def tasks(self) -> tuple[TaskCost, ...]:
         """The cost of the tasks by estimator and fold, in the order of their names."""
-        by_label: dict[str, list[TaskRecord]] = {}
-        for record in self.records:
-            by_label.setdefault(record.label, []).append(record)
-        return tuple(
-            TaskCost.from_records(label, by_label[label])
-            for label in sorted(by_label, key=_natural_order)
-        )
+        return group_tasks(self.records)
+
+    @property
+    def holders(self) -> tuple[Holder, ...]:
+        """Who held the memory at the peak, the largest first: they add up to it."""
+        from skl_mmap.report._holders import list_holders
+
+        return list_holders(self)
+
+    @property
+    def copying_growth_bytes(self) -> int | None:
+        """An estimate of the peak growth if folds were copied, as with "loky".
+
+        What was measured at each moment, plus the folds that the tasks running then
+        had mapped, plus the arrays that were shared without a copy. None if there is
+        nothing to estimate it from.
+        """
+        from skl_mmap.report._holders import estimate_copying_growth
+
+        return estimate_copying_growth(self)
 
     @property
     def complaints(self) -> tuple[str, ...]:
@@ -188,10 +315,38 @@ class MemoryReport:
         """
         from skl_mmap.report._complaints import list_complaints
 
-        return list_complaints(self.tasks, self.input_bytes)
+        return list_complaints(self.tasks, self.unit_bytes)
+
+    @property
+    def suggestions(self) -> tuple[Suggestion, ...]:
+        """What would need less memory, each with a line of code."""
+        from skl_mmap.report._suggestions import list_suggestions
+
+        return list_suggestions(self)
 
     def __str__(self) -> str:
-        """Tell what the fit has cost, as a table."""
+        """Tell what the job has cost, as text with a table."""
         from skl_mmap.report._report_text import describe
 
         return describe(self)
+
+    def _repr_html_(self) -> str:
+        """Tell what the job has cost, for notebooks."""
+        from skl_mmap.report._report_html import render
+
+        return render(self)
+
+
+def _thin_out(timeline: Sequence[Reading]) -> tuple[Reading, ...]:
+    """Keep the first, the last, and the largest reading of each stretch of time."""
+    if len(timeline) <= _MAX_MOMENTS:
+        return tuple(timeline)
+    first, *between, last = timeline
+    n_stretches = _MAX_MOMENTS - 2
+    bounds = [i * len(between) // n_stretches for i in range(n_stretches + 1)]
+    stretches = itertools.pairwise(bounds)
+    largest = (
+        max(between[start:stop], key=lambda reading: reading.committed_bytes)
+        for start, stop in stretches
+    )
+    return (first, *largest, last)

@@ -6,38 +6,14 @@ import copy
 import mmap
 import pickle
 import time
-from typing import Any
 
 import pytest
 
 from skl_mmap.exceptions import MeasurementError
-from skl_mmap.monitor import Measurement, TaskRecord, measure
+from skl_mmap.monitor import Measurement, measure
 from skl_mmap.report import MemoryReport, TaskCost
 
-MIB = 1 << 20
-SCATTERED = "rows have no long runs"
-
-
-def make_record(label: str = "Ridge, fold 1 of 2", **given: Any) -> TaskRecord:
-    reasons = given.pop("reasons", {})
-    defaults = {"pid": 1, "seconds": 0.5, "mapped_bytes": 100 * MIB}
-    return TaskRecord(
-        **{**defaults, **given},
-        label=label,
-        copied_bytes=sum(reasons.values()),
-        copy_reasons=reasons,
-    )
-
-
-def make_report(*records: TaskRecord, **given: Any) -> MemoryReport:
-    defaults = {
-        "title": "Memmapped(Stack)",
-        "input_bytes": 100 * MIB,
-        "baseline_bytes": 50 * MIB,
-        "peak_bytes": 300 * MIB,
-        "wall_seconds": 1.5,
-    }
-    return MemoryReport(**{**defaults, **given}, records=records)
+from .common import MIB, SCATTERED, make_record, make_report
 
 
 def test_records_of_one_name_are_one_task() -> None:
