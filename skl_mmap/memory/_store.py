@@ -27,6 +27,7 @@ from skl_mmap.memory._filling import iterate_stored, stored_order
 from skl_mmap.memory._handles import ArrayHandle, contiguous_strides, describe
 from skl_mmap.memory._mapping import Mapping, Settings
 from skl_mmap.memory._placement import Placement
+from skl_mmap.memory._publishing import publish_shared
 from skl_mmap.memory._reordering import create_in_other_order, iterate_other_order
 from skl_mmap.memory._segment import (
     Segment,
@@ -159,17 +160,22 @@ class Store:
                 array, self.settings
             )
         if described is not None:
+            publish_shared(described, is_copy=False)
             return described
         with self._lock:
             segment = self._find(array, order)
             if segment is None and order is None and self.can_adopt:
                 described = self._adopt(array)
                 if described is not None:
+                    publish_shared(described, is_copy=False)
                     return described
+            is_copy = segment is None
             segment = segment or self._add(array, order)
         if segment is None:
             return None
-        return self._handle(array, segment, order), segment
+        shared = self._handle(array, segment, order), segment
+        publish_shared(shared, is_copy=is_copy)
+        return shared
 
     def identity(self, n_rows: int) -> tuple[ArrayHandle, Segment] | None:
         """Share the array ``0, 1, ..., n_rows - 1`` or a longer one.
@@ -186,6 +192,7 @@ class Store:
                     return None
                 like = np.broadcast_to(np.intp(0), (n_rows,))
                 self._identity = self._handle(like, segment), segment
+                publish_shared(self._identity, is_copy=True)
             return self._identity
 
     def close(self) -> None:

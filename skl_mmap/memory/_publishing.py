@@ -1,0 +1,63 @@
+"""Telling whoever measures what tasks are given in shared memory."""
+
+from __future__ import annotations
+
+import os
+
+from skl_mmap.memory._handles import ArrayHandle
+from skl_mmap.memory._segment import Segment
+from skl_mmap.monitor._records import SegmentRecord, is_measuring, publish_segment
+
+__all__ = ["publish_shared"]
+
+_MEMFD_PREFIX = "/memfd:"
+_DELETED = " (deleted)"
+
+
+def publish_shared(shared: tuple[ArrayHandle, Segment], *, is_copy: bool) -> None:
+    """Tell whoever measures of a shared array.
+
+    Parameters
+    ----------
+    shared : (ArrayHandle, Segment)
+        What tasks are given.
+    is_copy : bool
+        Whether the segment was made just now.
+
+    Notes
+    -----
+    Does nothing, in no time, if nobody measures.
+    """
+    if not is_measuring():
+        return
+    handle, segment = shared
+    place, path = _find_place(segment)
+    itemsize = handle.dtype.itemsize
+    n_bytes = itemsize
+    for length in handle.shape:
+        n_bytes *= length
+    record = SegmentRecord(
+        f"{handle.dtype} {handle.shape}",
+        # Of a user's file there may be other parts, which nobody was given.
+        n_bytes if place == "file" else segment.n_bytes,
+        place,
+        is_copy,
+        path,
+        segment.identity,
+    )
+    publish_segment(record)
+
+
+def _find_place(segment: Segment) -> tuple[str, str]:
+    """Say where a segment lies, and the path if it is a file of the user."""
+    if segment.is_memfd:
+        return "memory", ""
+    if segment.path is not None:  # made here, under a name, for want of anything else
+        return "disk", ""
+    try:
+        target = os.readlink(f"/proc/self/fd/{segment.fd}")
+    except OSError:
+        return "file", ""
+    if target.startswith(_MEMFD_PREFIX):
+        return "memory", ""
+    return ("disk", "") if target.endswith(_DELETED) else ("file", target)
