@@ -30,14 +30,13 @@ def count_rows(X: Any, rows: Any) -> None:
     if isinstance(X, np.ndarray):
         select_rows(X, rows, SharedArray)
     elif type(X) in pandas_classes():
-        from skl_mmap.inputs._shared_frame import (
-            SharedFrame,
-            SharedSeries,
-            count_rows_of,
-        )
+        from skl_mmap.inputs import _shared_frame
 
-        if isinstance(X, SharedFrame | SharedSeries):
-            count_rows_of(X, rows)
+        if isinstance(X, _shared_frame.SharedFrame | _shared_frame.SharedSeries):
+            index = np.asarray(rows)
+            # pandas' loc turns a mask into indices for take().
+            index = np.flatnonzero(index) if index.dtype == bool else index
+            _shared_frame.count_rows_of(X, index)
     elif is_csr(X):
         from skl_mmap.inputs import _shared_csr
 

@@ -20,7 +20,7 @@ from skl_mmap.folds._fold_reasons import (
     kind_of,
 )
 from skl_mmap.folds._fold_report import Fold, FoldReport, FoldRows
-from skl_mmap.folds._fold_rows import check_rows, count_runs
+from skl_mmap.folds._fold_rows import PartitionCheck, check_rows, count_runs
 
 if TYPE_CHECKING:
     from skl_mmap.backend._options import Options
@@ -103,11 +103,13 @@ def check_folds(
     X, y, groups = _check_lengths(X, y, groups)
     splitter = _check_splitter(cv, y, estimator)
     data = describe_data(X, y, options, estimator)
-    planned = [
-        _plan_split(train, test, data, options)
-        for train, test in _splits(splitter, X, y, groups)
-    ]
-    about = _describe_circumstances(splitter, data, options, planned, y, groups)
+    partition = PartitionCheck(data.n_samples)
+    planned = []
+    for train, test in _splits(splitter, X, y, groups):
+        partition.see(train, test)
+        planned.append(_plan_split(train, test, data, options))
+    call = _arrange_call(y, groups) if partition.holds else ""
+    about = _describe_circumstances(splitter, data, options, call, y)
     folds = tuple(
         Fold(number, *(_as_fold_rows(rows, about) for rows in parts))
         for number, parts in enumerate(planned)
@@ -180,9 +182,11 @@ def _plan_split(
         )
         parts.append(planned)
     first, second = parts
-    # Known for one split, it says enough about the others.
-    if options.row_order == "exact" and not data.is_refused and first.copy_reasons:
-        first = replace(first, any_copied_bytes=data.copied_in_any_order(train, test))
+    is_worth_it = first.copy_reasons or second.copy_reasons
+    if options.row_order == "exact" and not data.is_refused and is_worth_it:
+        in_train, in_test = data.copied_in_any_order(train, test)
+        first = replace(first, any_copied_bytes=in_train)
+        second = replace(second, any_copied_bytes=in_test)
     return first, second
 
 
@@ -190,32 +194,32 @@ def _is_mask(rows: Any) -> bool:
     return np.asarray(rows).dtype == bool
 
 
+def _arrange_call(y: Any, groups: Any) -> str:
+    more = "" if groups is None else ", groups=groups"
+    if y is None:
+        return f"X, _, cv = skl_mmap.arrange(X, cv=cv{more})"
+    return f"X, y, cv = skl_mmap.arrange(X, y, cv=cv{more})"
+
+
 def _describe_circumstances(
     splitter: Any,
     data: FoldData,
     options: Options,
-    planned: list[tuple[PlannedRows, PlannedRows]],
+    arrange_call: str,
     y: Any,
-    groups: Any,
 ) -> Circumstances:
-    n_samples = data.n_samples
-    is_partition = sum(test.n_rows for _, test in planned) <= n_samples and all(
-        train.n_rows + test.n_rows == n_samples for train, test in planned
-    )
-    more = "" if groups is None else ", groups=groups"
-    target = ("X, _", "X") if y is None else ("X, y", "X, y")
-    call = f"{target[0]}, cv = skl_mmap.arrange({target[1]}, cv=cv{more})"
     return Circumstances(
         splitter,
         options.row_order,
-        n_samples,
+        data.n_samples,
         data.is_frame,
+        data.filters_masks,
         data.unit_rows,
         data.n_arrays,
         data.refusal,
+        options.min_bytes or 0,
         options.settings.min_mapped_bytes,
-        is_partition,
-        call,
+        arrange_call,
         _has_sorted_classes(y),
     )
 

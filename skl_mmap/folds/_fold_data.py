@@ -36,6 +36,8 @@ class FoldData:
         Rows.
     is_frame : bool
         Whether it is a data frame.
+    filters_masks : bool
+        Whether masks select its rows in another way than indices: those of polars.
     is_pairwise : bool
         Whether columns are selected too.
     unit_rows : int or None
@@ -51,6 +53,7 @@ class FoldData:
     name: str
     n_samples: int
     is_frame: bool
+    filters_masks: bool
     is_pairwise: bool
     unit_rows: int | None
     n_arrays: int
@@ -72,11 +75,15 @@ class FoldData:
         n_bytes = cost.mapped_bytes + sum(cost.copy_reasons.values())
         return SelectionCost(0, {}, round((n_bytes + cost.uncounted_bytes) * share))
 
-    def copied_in_any_order(self, train: Any, test: Any) -> int:
-        """Bytes of a train set that ``row_order="any"`` would copy."""
-        ordered, _ = self.any_planner.order(train, test)
-        cost = self.any_planner.select(ordered)
-        return cost.uncounted_bytes + sum(cost.copy_reasons.values())
+    def copied_in_any_order(self, train: Any, test: Any) -> tuple[int, int]:
+        """Bytes of a train and of a test set that ``row_order="any"`` would copy."""
+        in_train, in_test = (
+            cost.uncounted_bytes + sum(cost.copy_reasons.values())
+            for cost in map(
+                self.any_planner.select, self.any_planner.order(train, test)
+            )
+        )
+        return in_train, in_test
 
 
 def _count(rows: Any) -> int:
@@ -120,6 +127,7 @@ def describe_data(X: Any, y: Any, options: Options, estimator: Any) -> FoldData:
         _name_of(X),
         X.shape[0] if hasattr(X, "shape") else len(X),
         _is_frame(X),
+        hasattr(X, "estimated_size"),
         is_pairwise,
         _unit_rows(planner.X),
         _count_arrays(planner.X),

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from sklearn import model_selection
 
 from skl_mmap._units import format_bytes
+from skl_mmap.folds._page_friendly import PageFriendly
 from skl_mmap.folds._page_order import VECTOR_UNIT
 
 __all__ = ["Advice", "Circumstances", "PlannedRows", "explain", "kind_of"]
@@ -105,6 +106,8 @@ class Circumstances:
         Rows of X.
     is_frame : bool
         Whether X has columns of its own, and is no matrix.
+    filters_masks : bool
+        Whether masks select rows of X in another way than indices.
     unit_rows : int or None
         Rows after which the same place in a page comes again; None if rows differ in
         size.
@@ -112,12 +115,13 @@ class Circumstances:
         Arrays that rows are selected from: each has seams of its own.
     refusal : Advice or None
         Why nothing of X can be mapped, if so.
+    min_bytes : int
+        Smaller arrays are not shared.
     min_mapped_bytes : int
         Of fewer bytes, rows are copied.
-    is_partition : bool
-        Whether each row is tested once, and used for training otherwise.
     arrange_call : str
-        How `arrange` would be called.
+        How `arrange` is called; empty if it refuses, because rows are tested twice, or
+        a train set is not all of the other rows.
     has_sorted_classes : bool
         Whether the samples of each class of y follow each other.
     """
@@ -126,11 +130,12 @@ class Circumstances:
     row_order: str
     n_samples: int
     is_frame: bool
+    filters_masks: bool
     unit_rows: int | None
     n_arrays: int
     refusal: Advice | None
+    min_bytes: int
     min_mapped_bytes: int
-    is_partition: bool
     arrange_call: str
     has_sorted_classes: bool
 
@@ -183,15 +188,23 @@ def explain(rows: PlannedRows, about: Circumstances) -> Advice:
 
 
 def _explain_uncounted(rows: PlannedRows, about: Circumstances) -> Advice:
-    if rows.is_mask and about.is_frame:
+    if rows.is_mask and about.filters_masks:
         return Advice(
-            "a mask selects rows of a frame, which is left to the library of the frame",
+            "a mask selects the rows, which is left to polars, and polars copies them",
             "let cv yield indices: np.flatnonzero(mask)",
         )
     smallest = format_bytes(about.min_mapped_bytes)
-    what = "each column has" if about.is_frame and about.n_arrays > 1 else "they have"
+    if about.is_frame and about.n_arrays > 1:
+        is_much = rows.uncounted_bytes >= about.min_bytes
+        return Advice(
+            f"the rest is small: less than min_bytes ({format_bytes(about.min_bytes)}) "
+            "of columns that lie together is sent by value, and less than "
+            f"{smallest} of a column is not mapped",
+            'parallel_config(backend="mmap", min_bytes="64K")' if is_much else "",
+        )
     return Advice(
-        f"{what} less than {smallest}: mapping so little takes longer than copying", ""
+        f"they have less than {smallest}: mapping so little takes longer than copying",
+        "",
     )
 
 
@@ -216,9 +229,7 @@ def _is_scattered(rows: PlannedRows, about: Circumstances) -> bool:
 
 def _explain_scattered(rows: PlannedRows, about: Circumstances) -> Advice:
     cause = _cause_of_scattering(about)
-    remedy = _in_any_order(rows)
-    if not remedy and about.is_partition:
-        remedy = about.arrange_call
+    remedy = _in_any_order(rows) or about.arrange_call
     if not remedy:
         remedy = "cv = KFold(n_splits), or KFold(n_splits, shuffle=True) with arrange()"
     return Advice(cause, remedy)
@@ -226,7 +237,7 @@ def _explain_scattered(rows: PlannedRows, about: Circumstances) -> Advice:
 
 def _cause_of_scattering(about: Circumstances) -> str:
     name = type(about.cv).__name__
-    inner = getattr(about.cv, "cv", about.cv)
+    inner = about.cv.cv if isinstance(about.cv, PageFriendly) else about.cv
     is_shuffled = getattr(inner, "shuffle", False) or isinstance(
         inner,
         model_selection.BaseShuffleSplit
@@ -258,7 +269,7 @@ def _explain_pages(rows: PlannedRows, about: Circumstances) -> Advice:
     if unit is None:
         reason = "runs of rows continue each other's pages only by chance"
     elif rows.n_runs == 1:
-        reason = f"the run of rows has less than a few units of {unit} rows"
+        reason = "the run of rows fills no page, or lies where X itself is a copy"
     else:
         reason = (
             "runs of rows continue each other's pages only if the number of rows left "
@@ -267,7 +278,7 @@ def _explain_pages(rows: PlannedRows, about: Circumstances) -> Advice:
     if about.row_order == "any" and rows.part == "train":
         reason += "; with row_order='any', what is left over of each run is copied"
     choices = [_in_any_order(rows), _suggest_splits(about)]
-    if rows.part == "test" and about.is_partition:
+    if rows.part == "test":
         choices.append(about.arrange_call)
     return Advice(reason, " or ".join(filter(None, choices)))
 

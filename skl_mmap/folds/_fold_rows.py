@@ -8,7 +8,7 @@ import numpy as np
 
 from skl_mmap.exceptions import InvalidParameterError
 
-__all__ = ["check_rows", "count_runs"]
+__all__ = ["PartitionCheck", "check_rows", "count_runs"]
 
 _CHUNK_ROWS = 1 << 16
 
@@ -56,6 +56,32 @@ def check_rows(rows: Any, n_samples: int, name: str) -> Any:
                 "it could not be selected. Pass the X that cv was made for."
             )
     return rows if isinstance(rows, np.ndarray | list) else list(rows)
+
+
+class PartitionCheck:
+    """Find out whether folds could be written one after the other, as `arrange` does.
+
+    Parameters
+    ----------
+    n_samples : int
+        Rows that there are.
+    """
+
+    def __init__(self, n_samples: int) -> None:
+        self._tested = np.zeros(n_samples, dtype=bool)
+        self.holds = True
+
+    def see(self, train: Any, test: Any) -> None:
+        """Look whether `test` is new, and `train` all of the other rows."""
+        if not self.holds or not len(test):
+            return
+        is_test = np.zeros_like(self._tested)
+        is_test[np.asarray(test)] = True
+        is_train = np.zeros_like(self._tested)
+        is_train[np.asarray(train)] = True
+        is_new = not np.any(is_test & self._tested)
+        self.holds = is_new and bool(np.all(is_train != is_test))
+        self._tested |= is_test
 
 
 def count_runs(rows: Any) -> int:
