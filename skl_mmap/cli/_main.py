@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from skl_mmap import __version__
-from skl_mmap.cli import _demo, _info
+from skl_mmap.cli import _demo, _info, _run
 from skl_mmap.cli._errors import CommandError, ExitCode
 
 __all__ = ["main"]
@@ -42,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _demo.add_parser(subcommands, epilog=_EPILOG)
     _info.add_parser(subcommands, epilog=_EPILOG)
+    _run.add_parser(subcommands)
     return parser
 
 

@@ -9,7 +9,27 @@ from dataclasses import dataclass
 from skl_mmap._units import parse_bytes
 from skl_mmap.exceptions import InvalidParameterError
 
-__all__ = ["Size", "add_job_options", "choices", "integer", "size"]
+__all__ = [
+    "Size",
+    "add_backend_options",
+    "add_job_options",
+    "choices",
+    "integer",
+    "own_parameters",
+    "size",
+]
+
+# Options of the backend "mmap": their values, the first one the default, and what for.
+_BACKEND_OPTIONS = {
+    "row_order": (
+        ("exact", "any"),
+        "of train rows under mmap: as in other backends, or what saves most memory",
+    ),
+    "layouts": (
+        ("given", "auto"),
+        "of X under mmap: as it is, or one converted copy for all that need it",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +105,26 @@ def add_job_options(
             metavar="N",
             help=f"{text} (default: {default})",
         )
+
+
+def add_backend_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--row-order`` and ``--layouts``."""
+    for name, (values, text) in _BACKEND_OPTIONS.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            choices=values,
+            default=values[0],
+            help=f"{text} (default: {values[0]})",
+        )
+
+
+def own_parameters(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return what was asked of the backend "mmap" that is not its default."""
+    return {
+        name: getattr(arguments, name)
+        for name, (values, _) in _BACKEND_OPTIONS.items()
+        if getattr(arguments, name) != values[0]
+    }
 
 
 def choices(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:

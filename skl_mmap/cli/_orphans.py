@@ -1,0 +1,82 @@
+"""Processes that outlive the one that started them, and how they are ended."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+import psutil
+
+__all__ = ["adopting_orphans"]
+
+_PR_SET_CHILD_SUBREAPER = 36
+# How long resource trackers may take to remove what is left, and then to end.
+_GRACE_SECONDS = 5.0
+_TRACKER_SECONDS = 1.0
+
+
+@contextlib.contextmanager
+def adopting_orphans() -> Iterator[Callable[[], None]]:
+    """Become the parent of all processes that lose theirs while a block runs.
+
+    When the block ends, what will end by itself is waited for. If it ends with an
+    exception, everything that it has started is ended.
+
+    Yields
+    ------
+    callable
+        Ends everything that the block has started.
+    """
+    before = {child.pid for child in psutil.Process().children()}
+
+    def list_new() -> list[psutil.Process]:
+        children = psutil.Process().children(recursive=True)
+        return [child for child in children if child.pid not in before]
+
+    def end_new() -> None:
+        processes = list_new()
+        _kill(process for process in processes if not _is_ending(process))
+        _, alive = psutil.wait_procs(processes, timeout=_GRACE_SECONDS)
+        _kill(alive)
+
+    _set_subreaper(is_on=True)
+    try:
+        yield end_new
+        # Not all: a script may have started something that is to outlive it.
+        ending = [process for process in list_new() if _is_ending(process)]
+        psutil.wait_procs(ending, timeout=_TRACKER_SECONDS)
+    except BaseException:
+        end_new()
+        raise
+    finally:
+        _set_subreaper(is_on=False)
+
+
+def _is_ending(process: psutil.Process) -> bool:
+    """Whether a process has ended, or will when all others have: a resource tracker.
+
+    Trackers remove what is left of others, so that they should not be killed.
+    """
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        return any("resource_tracker" in word for word in process.cmdline())
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _set_subreaper(*, is_on: bool) -> None:
+    """Say whether processes that lose their parent become children of this one."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(is_on), 0, 0, 0)

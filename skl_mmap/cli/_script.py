@@ -1,0 +1,221 @@
+"""A user's script in an interpreter of its own, measured from outside.
+
+::
+
+    skl-mmap run: measure() ---- sampler reads the tree
+       |  python script.py, with _startup/sitecustomize.py before it
+       v
+    script: joblib's default backend is set --> workers
+       |  records of tasks, appended to a temporary file
+       v
+    skl-mmap run: reads the file when the script has ended, however it has
+
+The script shares terminal and process group with this process, as if the shell had
+started it: Ctrl-C reaches both, and it may ask questions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from skl_mmap import measure
+from skl_mmap.cli._orphans import adopting_orphans
+from skl_mmap.cli._startup import sitecustomize
+from skl_mmap.monitor import Measurement, SegmentRecord, TaskRecord
+
+__all__ = ["ScriptResult", "ScriptSpec", "run_script"]
+
+# How long a script may take to end its workers when it is terminated.
+_GRACE_SECONDS = 5.0
+_PACKAGE_ROOT = str(Path(__file__).parents[2])
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptSpec:
+    """What to run, and with what as joblib's defaults.
+
+    Attributes
+    ----------
+    command : tuple of str
+        What follows ``python``: a path or ``-m`` and a module, and arguments.
+    backend : {"mmap", "loky", "threading"}
+        joblib's backend where the script names none.
+    n_jobs : int or None
+        Number of workers where the script gives none; None leaves joblib's.
+    parameters : dict
+        Parameters of the backend "mmap" where the script gives none.
+    """
+
+    command: tuple[str, ...]
+    backend: str = "mmap"
+    n_jobs: int | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptResult:
+    """How a script has ended, and what it has cost.
+
+    Attributes
+    ----------
+    spec : ScriptSpec
+        What was run.
+    return_code : int
+        Its exit code; minus the number of the signal if one has ended it.
+    measurement : Measurement
+        From before the start of its interpreter.
+    """
+
+    spec: ScriptSpec
+    return_code: int
+    measurement: Measurement
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code as a shell gives it: 128 and the number of a signal."""
+        return self.return_code if self.return_code >= 0 else 128 - self.return_code
+
+    @property
+    def signal_name(self) -> str | None:
+        """Name of the signal that has ended the script, None if none has."""
+        return None if self.return_code >= 0 else signal.Signals(-self.return_code).name
+
+
+def run_script(
+    spec: ScriptSpec,
+    *,
+    stdin: int | IO[bytes] | None = None,
+    stdout: int | IO[bytes] | None = None,
+) -> ScriptResult:
+    """Run a script in a fresh interpreter, and measure it.
+
+    Parameters
+    ----------
+    spec : ScriptSpec
+        What to run.
+    stdin, stdout : int or file, default=None
+        As in `subprocess.Popen`; those of this process if None.
+
+    Returns
+    -------
+    ScriptResult
+        Also if the script has failed or was killed.
+
+    Raises
+    ------
+    MeasurementError
+        If the process that reads memory cannot be started.
+    """
+    handle, path = tempfile.mkstemp(prefix="skl_mmap_run_")
+    with open(handle, "rb") as records:
+        try:
+            with measure() as measurement, adopting_orphans() as end_orphans:
+                variables = _make_environment(spec, path)
+                process = subprocess.Popen(
+                    [sys.executable, *_list_flags(), *spec.command],
+                    stdin=stdin,
+                    stdout=stdout,
+                    env={**os.environ, **variables},
+                )
+                # The main process is the script, this one only looks on.
+                measurement.pid = process.pid
+                return_code = _wait(process)
+                if return_code < 0:
+                    end_orphans()
+        finally:
+            # Where the script has not done so itself.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        _take_records(measurement, records)
+    return ScriptResult(spec, return_code, measurement)
+
+
+def _list_flags() -> list[str]:
+    """List the options that this interpreter was started with, such as -W and -X."""
+    # Private, and what multiprocessing uses for the same purpose.
+    return list(subprocess._args_from_interpreter_flags())  # type: ignore[attr-defined]
+
+
+def _make_environment(spec: ScriptSpec, path: str) -> dict[str, str]:
+    before = os.environ.get("PYTHONPATH")
+    settings = {
+        "backend": spec.backend,
+        "n_jobs": spec.n_jobs,
+        "parameters": spec.parameters,
+        "parent_pid": os.getpid(),
+        "path": path,
+        "python_path": before,
+        "root": _PACKAGE_ROOT,
+        "start_seconds": time.perf_counter(),
+    }
+    folders = [sitecustomize.FOLDER, *([before] if before else [])]
+    return {
+        sitecustomize.VARIABLE: json.dumps(settings),
+        "PYTHONPATH": os.pathsep.join(folders),
+    }
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a script, and end it if this process is told to end."""
+    try:
+        is_told = _is_in_foreground()
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                # The terminal tells both processes; nobody else does, and it will
+                # have been a mistake if one Ctrl-C has not been enough.
+                if not is_told:
+                    process.send_signal(signal.SIGINT)
+                is_told = False
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_SECONDS)
+            process.kill()
+            process.wait()
+
+
+def _is_in_foreground() -> bool:
+    """Whether Ctrl-C in a terminal reaches this process, and with it the script."""
+    if os.name != "posix":
+        return True
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
+def _take_records(measurement: Measurement, file: IO[bytes]) -> None:
+    """Add what the script's workers have said to the measurement."""
+    notes: dict[str, None] = {}
+    # A script that was killed may not have finished the last one.
+    with contextlib.suppress(EOFError, pickle.UnpicklingError):
+        while True:
+            item = pickle.load(file)
+            if isinstance(item, TaskRecord):
+                measurement.tasks.append(item)
+            elif isinstance(item, SegmentRecord):
+                measurement.add_segment(item)
+            else:
+                notes[item] = None
+    if measurement.problem is None:
+        measurement.notes = (*measurement.notes, *notes)

@@ -1,0 +1,1 @@
+"""What the interpreter of a script runs first under ``skl-mmap run``."""
