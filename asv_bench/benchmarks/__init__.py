@@ -1,0 +1,1 @@
+"""The asv suite: memory, time and score side by side."""
