@@ -1,0 +1,1 @@
+"""The dashboard of benchmark results: its parts from elsewhere, a server, a check."""
