@@ -22,7 +22,7 @@ from skl_mmap.cli._demo_report import Comparison, Run
 from skl_mmap.cli._errors import CommandError, ExitCode
 from skl_mmap.cli._options import Size, add_job_options, choices, size
 from skl_mmap.cli._progress import Progress
-from skl_mmap.memory._placement import available_memory_bytes
+from skl_mmap.cli._room import check_room
 
 __all__ = ["add_parser", "run"]
 
@@ -190,21 +190,15 @@ def _choose_data(arguments: argparse.Namespace) -> list[_Data]:
 
 def _check_memory(data_sets: list[_Data], arguments: argparse.Namespace) -> None:
     """Refuse to start what would end in the kernel's out-of-memory killer."""
-    available = available_memory_bytes()
     largest = max(data_sets, key=lambda data: data.n_bytes)
-    n_workers = min(arguments.n_jobs, arguments.n_splits)
-    needs = {}
-    for backend in arguments.backends:
-        fixed, per_worker = _PEAK_RATIOS[backend]
-        needs[backend] = int(largest.n_bytes * (fixed + per_worker * n_workers))
-    backend = max(needs, key=lambda name: needs[name])
-    if available is not None and needs[backend] > available:
-        raise CommandError(
-            f"{backend} with {n_workers} workers needs about "
-            f"{format_bytes(needs[backend])} for X of {format_bytes(largest.n_bytes)} "
-            f"({largest.name}), and {format_bytes(available)} are available. Choose a "
-            "smaller --size, a smaller --n-jobs, or leave it out of --backends."
-        )
+    check_room(
+        {backend: _PEAK_RATIOS[backend] for backend in arguments.backends},
+        data=largest.name,
+        data_bytes=largest.n_bytes,
+        n_workers=min(arguments.n_jobs, arguments.n_splits),
+        advice="Choose a smaller --size, a smaller --n-jobs, or leave it out of "
+        "--backends.",
+    )
 
 
 def _describe_plan(data_sets: list[_Data], arguments: argparse.Namespace) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from skl_mmap._units import format_bytes
 
-__all__ = ["TOLERANCE", "Comparison", "Run"]
+__all__ = ["TOLERANCE", "Comparison", "Run", "describe_difference", "to_bits"]
 
 # Sums of the same numbers in another order differ by rounding alone.
 TOLERANCE = 1e-9
@@ -100,7 +100,7 @@ class Comparison:
         """Largest difference between two backends' scores of the same fold."""
         folds = zip(*(run.scores for run in self.runs), strict=True)
         return max(
-            (max(fold) - min(fold) for fold in folds if len(set(_to_bits(fold))) > 1),
+            (max(fold) - min(fold) for fold in folds if len(set(to_bits(fold))) > 1),
             default=0.0,
         )
 
@@ -115,15 +115,15 @@ class Comparison:
         same_order = [run for run in self.runs if not self._is_reordered(run)]
         for run in same_order[1:]:
             first = same_order[0]
-            if _to_bits(run.scores) != _to_bits(first.scores):
-                return _describe_difference(self.data, first, run, "to the last bit")
+            if to_bits(run.scores) != to_bits(first.scores):
+                return describe_difference(self.data, first, run, "to the last bit")
         if self.depends_on_row_order or not same_order:
             return None
         for run in reordered:
             first = same_order[0]
             pairs = zip(first.scores, run.scores, strict=True)
             if not all(a.hex() == b.hex() or abs(a - b) <= TOLERANCE for a, b in pairs):
-                return _describe_difference(
+                return describe_difference(
                     self.data, first, run, f"within {TOLERANCE:g}"
                 )
         return None
@@ -139,7 +139,7 @@ class Comparison:
             "scores_checked": not (
                 self.row_order == "any" and self.depends_on_row_order
             ),
-            "scores_equal": len({_to_bits(run.scores) for run in self.runs}) == 1,
+            "scores_equal": len({to_bits(run.scores) for run in self.runs}) == 1,
             "max_score_difference": self.max_difference,
             "conclusion": self.conclude(),
             "runs": [run.to_dict() for run in self.runs],
@@ -202,7 +202,7 @@ class Comparison:
         )
 
     def _describe_scores(self) -> str:
-        if len({_to_bits(run.scores) for run in self.runs}) == 1:
+        if len({to_bits(run.scores) for run in self.runs}) == 1:
             return "with the same scores to the last bit"
         difference = f"scores differ by at most {self.max_difference:.1g}"
         if self.row_order == "exact":
@@ -215,18 +215,21 @@ class Comparison:
         )
 
 
-def _to_bits(scores: tuple[float, ...]) -> tuple[str, ...]:
+def to_bits(scores: tuple[float, ...]) -> tuple[str, ...]:
     """Return text that is equal exactly if all bits are; nan equals nan."""
     return tuple(score.hex() for score in scores)
 
 
-def _describe_difference(data: str, first: Run, second: Run, how: str) -> str:
+def describe_difference(
+    where: str, first: Run, second: Run, how: str, *, unit: str = "fold"
+) -> str:
+    """Say where the scores of two runs differ that must not."""
     pairs = list(zip(first.scores, second.scores, strict=True))
     fold = next(i for i, (a, b) in enumerate(pairs) if a.hex() != b.hex())
     one, other = pairs[fold]
     return (
-        f"on {data}, the scores under {first.backend} and {second.backend} are not "
-        f"equal {how}: fold {fold} has {one!r} and {other!r}. A backend "
+        f"on {where}, the scores under {first.backend} and {second.backend} are not "
+        f"equal {how}: {unit} {fold} has {one!r} and {other!r}. A backend "
         "must not change results: please report it, with the output of --json."
     )
 

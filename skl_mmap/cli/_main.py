@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from skl_mmap import __version__
-from skl_mmap.cli import _demo, _info, _run
+from skl_mmap.cli import _bench, _completion, _demo, _info, _run
 from skl_mmap.cli._errors import CommandError, ExitCode
 
 __all__ = ["main"]
@@ -43,6 +43,8 @@ def make_parser() -> argparse.ArgumentParser:
     _demo.add_parser(subcommands, epilog=_EPILOG)
     _info.add_parser(subcommands, epilog=_EPILOG)
     _run.add_parser(subcommands)
+    _bench.add_parser(subcommands, epilog=_EPILOG)
+    _completion.add_parser(subcommands, whole=parser, epilog=_EPILOG)
     return parser
 
 
