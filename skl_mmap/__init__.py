@@ -22,6 +22,7 @@ from skl_mmap import exceptions
 
 if TYPE_CHECKING:
     from skl_mmap.backend import MmapBackend
+    from skl_mmap.copies import CopyReport, assert_no_copy, check_copies
     from skl_mmap.estimators import Memmapped
     from skl_mmap.folds import (
         ArrangedSplits,
@@ -40,6 +41,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "ArrangedSplits",
+    "CopyReport",
     "FoldReport",
     "Measurement",
     "Memmapped",
@@ -48,6 +50,8 @@ __all__ = [
     "SharedArray",
     "__version__",
     "arrange",
+    "assert_no_copy",
+    "check_copies",
     "check_folds",
     "exceptions",
     "load",
@@ -59,6 +63,7 @@ __all__ = [
 # Where each lazily imported name lives.
 _MODULES = {
     "ArrangedSplits": "skl_mmap.folds",
+    "CopyReport": "skl_mmap.copies",
     "FoldReport": "skl_mmap.folds",
     "Measurement": "skl_mmap.monitor",
     "Memmapped": "skl_mmap.estimators",
@@ -66,6 +71,8 @@ _MODULES = {
     "PageFriendly": "skl_mmap.folds",
     "SharedArray": "skl_mmap.memory",
     "arrange": "skl_mmap.folds",
+    "assert_no_copy": "skl_mmap.copies",
+    "check_copies": "skl_mmap.copies",
     "check_folds": "skl_mmap.folds",
     "load": "skl_mmap.inputs",
     "measure": "skl_mmap.report",

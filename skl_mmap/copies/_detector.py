@@ -1,0 +1,200 @@
+"""What one call needs in memory, measured in the process that makes it.
+
+::
+
+    peak of the process (VmHWM, exact)      what was needed in all, native code too
+    large blocks of NumPy (hook)            which line asked, and what it did with X
+    a thread that reads RssAnon             the line in which memory grew that is no
+                                            block of NumPy: native code
+    pages of X that became private          what was written in place
+
+For a process that does nothing else: garbage collection is off meanwhile, and the
+kernel's peak belongs to the whole process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, final
+
+import numpy.typing as npt
+
+from skl_mmap.copies._blocks import MIN_BLOCK_BYTES, Block, Blocks, OwnPages
+from skl_mmap.copies._contents import Reference
+from skl_mmap.copies._numpy_memory import NumpyHook, is_hookable
+from skl_mmap.copies._stacks import Frame, read_stack
+from skl_mmap.memory import trim_heap
+from skl_mmap.memory._libc import PAGE_BYTES, resident_bytes
+from skl_mmap.monitor import own_memory
+
+__all__ = ["Detector", "Numbers"]
+
+_INTERVAL_SECONDS = 0.002
+# Of X: growth that no block of NumPy explains, from which on its line is kept.
+_MIN_UNEXPLAINED_SHARE = 0.1
+_WAITING = ("threading.py", "queue.py", "pool.py", "selectors.py")
+
+
+@dataclass(slots=True)
+class Numbers:
+    """What a call needed.
+
+    Attributes
+    ----------
+    seconds : float
+        Wall time.
+    peak_bytes : int or None
+        The most private memory at one moment, beside what was there before. None if
+        the kernel does not tell.
+    numpy_bytes : int or None
+        The most that was in large blocks of NumPy. None if these cannot be seen.
+    written_bytes : int
+        Pages of X that were written to, and became private by it; part of the peak.
+    model_bytes : int
+        Native memory that is still there afterwards, such as the trees of a forest.
+    native_bytes : int
+        The most growth seen that no block of NumPy explains.
+    native_stack : tuple of Frame
+        Who was running then.
+    blocks : list of Block
+        The large ones.
+    """
+
+    seconds: float = 0.0
+    peak_bytes: int | None = None
+    numpy_bytes: int | None = None
+    written_bytes: int = 0
+    model_bytes: int = 0
+    native_bytes: int = 0
+    native_stack: tuple[Frame, ...] = ()
+    blocks: list[Block] = field(default_factory=list)
+
+
+@final
+class Detector:
+    """Measures the code of a ``with`` block.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        The input: a mapping that owns its pages, all of them in memory.
+    bottom : str
+        The file that has the ``with`` block.
+
+    Attributes
+    ----------
+    numbers : Numbers
+        Filled in at the end of the block.
+    """
+
+    def __init__(self, X: npt.NDArray[Any], bottom: str) -> None:
+        self.numbers = Numbers()
+        self._address = int(X.__array_interface__["data"][0])
+        self._n_bytes = X.nbytes
+        self._pages = OwnPages()
+        self._blocks = Blocks(Reference(X), self._pages, bottom)
+        self._hook = NumpyHook(self._blocks.notice, MIN_BLOCK_BYTES)
+        self._bottom = bottom
+        self._main = threading.get_ident()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Detector:
+        gc.collect()
+        gc.disable()
+        self._thread.start()
+        self._started = threading.Event()
+        trim_heap()
+        memory = own_memory(reset_peak=True)
+        self._resident_bytes = memory.resident_bytes
+        self._private_bytes = _read_private_bytes()
+        self._hook.__enter__()
+        self._started.set()
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        numbers = self.numbers
+        numbers.seconds = time.perf_counter() - self._start
+        memory = own_memory()
+        self._hook.__exit__()
+        numbers.written_bytes = resident_bytes(self._address, self._n_bytes)[0]
+        if memory.peak_bytes > memory.resident_bytes or _can_reset_peak():
+            # A page of the file that is written to is replaced by a private one, which
+            # does not change how many there are.
+            growth_bytes = max(0, memory.peak_bytes - self._resident_bytes)
+            numbers.peak_bytes = growth_bytes + numbers.written_bytes
+        self._look()
+        self._stop.set()
+        self._thread.join()
+        numbers.model_bytes = self._read_model_bytes()
+        self._pages.close()
+        numbers.blocks = self._blocks.seen
+        if is_hookable():
+            numbers.numpy_bytes = self._blocks.peak_bytes
+
+    def _read_model_bytes(self) -> int:
+        gc.enable()
+        gc.collect()
+        trim_heap()
+        growth_bytes = _read_private_bytes() - self._private_bytes
+        known_bytes = self._blocks.live_bytes() + self.numbers.written_bytes
+        return max(0, growth_bytes - known_bytes)
+
+    def find_block(self, array: npt.NDArray[Any]) -> Block | None:
+        """Return the block that an array lies at the start of."""
+        return self._blocks.find(int(array.__array_interface__["data"][0]))
+
+    def _watch(self) -> None:
+        """Look again and again, until the block ends."""
+        while not self._stop.wait(_INTERVAL_SECONDS):
+            if hasattr(self, "_start"):
+                self._look()
+
+    def _look(self) -> None:
+        """Keep who is running while more has grown than NumPy's blocks explain."""
+        growth_bytes = _read_private_bytes() - self._private_bytes
+        unexplained_bytes = growth_bytes - self._blocks.live_bytes()
+        least = max(self.numbers.native_bytes, _MIN_UNEXPLAINED_SHARE * self._n_bytes)
+        if unexplained_bytes > least:
+            stack = self._read_running_stack()
+            if stack:
+                self.numbers.native_bytes = unexplained_bytes
+                self.numbers.native_stack = stack
+
+    def _read_running_stack(self) -> tuple[Frame, ...]:
+        """Return the stack of the thread that works, the first one if it does."""
+        me = threading.get_ident()
+        frames: dict[int, FrameType] = sys._current_frames()
+        try:
+            others = sorted(frames.keys() - {me}, key=lambda i: i != self._main)
+            stacks = [read_stack(frames[i], self._bottom) for i in others]
+        finally:
+            # A frame keeps its arrays alive.
+            del frames
+        working = [s for s in stacks if s and not s[0].file.endswith(_WAITING)]
+        return working[0] if working else ()
+
+
+def _read_private_bytes() -> int:
+    with open("/proc/self/statm", "rb", buffering=0) as file:
+        _, resident, shared, *_ = file.read().split()
+    return (int(resident) - int(shared)) * PAGE_BYTES
+
+
+def _can_reset_peak() -> bool:
+    return os.access("/proc/self/clear_refs", os.W_OK)
+
+
+def keep_to_one_processor() -> None:
+    """Stay on one processor: the kernel counts pages for each, and adds up later."""
+    with contextlib.suppress(AttributeError, OSError):
+        mine = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {mine[os.getpid() % len(mine)]})

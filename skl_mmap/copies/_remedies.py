@@ -1,0 +1,252 @@
+"""What may need less memory, and whether it does: everything is measured first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from skl_mmap.copies._fingerprint import compare
+from skl_mmap.copies._job import Answer
+from skl_mmap.copies._layout import Layout
+from skl_mmap.copies._prober import Prober
+from skl_mmap.copies._results import Suggestion
+
+__all__ = ["agree", "find_suggestions", "list_parameters"]
+
+# Of X: what saves less is not worth a line of code.
+_MIN_SAVED = 0.15
+_MAX_CANDIDATES = 7
+_MAX_SECONDS = 30.0
+_MAX_SUGGESTIONS = 4
+_RANKS = ("identical", "rounding", "different", "unknown")
+
+# By name: the values that copy, and the one that may not. In the order in which they
+# are tried: what only copies first, what changes the model last.
+_RULES: tuple[tuple[str, tuple[Any, ...], Any], ...] = (
+    ("copy_X", (True,), False),
+    ("copy_x", (True,), False),
+    ("copy_X_train", (True,), False),
+    ("copy", (True,), False),
+    ("whiten_solver", ("svd",), "eigh"),
+    ("algorithm", ("kd_tree", "ball_tree"), "brute"),
+    ("solver", ("liblinear", "newton-cg", "newton-cholesky"), "lbfgs"),
+    ("solver", ("svd",), "lsqr"),
+    ("gamma", ("scale",), "auto"),
+    ("early_stopping", ("auto", True), False),
+    ("assume_centered", (False,), True),
+    ("covariance_type", ("full",), "diag"),
+    ("fit_intercept", (True,), False),
+)
+_COPYING = frozenset({"copy_X", "copy_x", "copy_X_train", "copy"})
+_WITH_COPYING = "fit_intercept"
+# These say what is fitted, and not only how.
+_MODEL = frozenset(
+    {"assume_centered", "covariance_type", "early_stopping", "fit_intercept", "gamma"}
+)
+# That solver is one of LogisticRegression, and "svd" one of the other.
+_SOLVERS = {"lbfgs": "LogisticRegression", "lsqr": "LinearDiscriminantAnalysis"}
+
+Answers = Mapping[str, Answer]
+"""One for each method."""
+
+
+def list_parameters(estimator: Any) -> list[dict[str, Any]]:
+    """List parameters worth a try, of those that an estimator has.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Of a pipeline, the parameters of its steps are looked at as well.
+
+    Returns
+    -------
+    list of dict
+        For ``set_params``, one parameter at a time, then several.
+    """
+    if not hasattr(estimator, "get_params"):
+        return []
+    values = estimator.get_params(deep=True)
+    singles: list[dict[str, Any]] = []
+    for last, copying, other in _RULES:
+        for name, value in values.items():
+            owner_name, _, own_name = name.rpartition("__")
+            owner = values.get(owner_name, estimator) if owner_name else estimator
+            is_rule = own_name == last and any(
+                value is v or value == v for v in copying
+            )
+            if last == "solver" and _SOLVERS[other] not in type(owner).__name__:
+                continue
+            if is_rule and isinstance(value, type(copying[0]) | bool):
+                singles.append({name: other})
+    copies = {k: v for one in singles for k, v in one.items() if _last(k) in _COPYING}
+    pairs = [
+        {**copies, **one}
+        for one in singles
+        if copies and any(_last(name) == _WITH_COPYING for name in one)
+    ]
+    several = [copies] if len(copies) > 1 else []
+    return singles + several + pairs
+
+
+def _last(name: str) -> str:
+    return name.rpartition("__")[2]
+
+
+def find_suggestions(
+    prober: Prober,
+    given: Layout,
+    answers: Mapping[Layout, Answers],
+) -> tuple[Suggestion, ...]:
+    """Try what may need less, and return what does.
+
+    Parameters
+    ----------
+    prober : Prober
+        With the estimator and the data.
+    given : Layout
+        Of the data.
+    answers : mapping of Layout to mapping of str to Answer
+        What is known already, with fingerprints.
+
+    Returns
+    -------
+    tuple of Suggestion
+        Those that change no results first.
+    """
+    base = answers[given]
+    found: list[Suggestion] = []
+    read_only = answers.get(Layout(given.dtype, given.order, "r"))
+    if read_only is not None:
+        code = 'joblib.parallel_config(backend="mmap", mmap_mode="c")'
+        found += _make(code, "mode", read_only, base, 1.0)
+    deadline = time.monotonic() + _MAX_SECONDS
+    methods = tuple(method for method in base if base[method].copies.outcome == "ok")
+    if not any((base[method].copies.copies or 0) > _MIN_SAVED for method in methods):
+        return tuple(found)
+    unit = np.dtype(given.dtype).itemsize
+    for layout in _list_layouts(given, base, answers):
+        other = answers.get(layout)
+        if other is None:
+            other = _by_method(prober.measure(layout, methods, compares=True))
+        code = f'X = np.asarray(X, dtype="{layout.dtype}", order="{layout.order}")'
+        scale = np.dtype(layout.dtype).itemsize / unit
+        found += _make(code, "layout", base, other, scale)
+    for parameters in list_parameters(prober.estimator)[:_MAX_CANDIDATES]:
+        if time.monotonic() > deadline:
+            break
+        measured = prober.measure(given, methods, parameters=parameters, compares=True)
+        values = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
+        code = f"estimator.set_params({values})"
+        changes_model = any(_last(name) in _MODEL for name in parameters)
+        found += _make(
+            code, "parameters", base, _by_method(measured), 1.0, changes_model
+        )
+    return _choose(found)
+
+
+def _by_method(answers: list[Answer]) -> dict[str, Answer]:
+    return {answer.copies.method: answer for answer in answers}
+
+
+def _list_layouts(
+    given: Layout, base: Answers, answers: Mapping[Layout, Answers]
+) -> Iterator[Layout]:
+    """Yield the layouts that the estimator converts X to, and those measured anyway."""
+    wanted = [
+        Layout(words[-2], words[-1])
+        for answer in base.values()
+        for site in answer.copies.sites
+        if site.reason in ("dtype", "order") and len(words := site.content.split()) > 1
+    ]
+    others = [layout for layout in answers if layout.mode == "c"]
+    for layout in dict.fromkeys((*wanted, *others)):
+        if layout != given:
+            yield layout
+
+
+def agree(first: Answers, second: Answers) -> tuple[str, float | None]:
+    """Compare fitted models and results, and return the worst of it.
+
+    Returns
+    -------
+    verdict : {"identical", "rounding", "different", "unknown"}
+        As `compare` gives it.
+    difference : float or None
+        The largest.
+    """
+    verdicts = []
+    for method in first.keys() & second.keys():
+        a, b = first[method], second[method]
+        if a.copies.outcome == "missing":
+            continue
+        if b.copies.outcome != "ok":
+            return "unknown", None
+        verdicts += [
+            compare(left, right)
+            for left, right in ((a.state, b.state), (a.output, b.output))
+            if left is not None or right is not None
+        ]
+    if not verdicts:
+        return "unknown", None
+    differences = [d for _, d in verdicts if d is not None]
+    verdict = max((v for v, _ in verdicts), key=_RANKS.index)
+    return verdict, max(differences) if differences else None
+
+
+def _make(
+    code: str,
+    kind: str,
+    before: Answers,
+    after: Answers,
+    scale: float,
+    changes_model: bool = False,
+) -> Iterator[Suggestion]:
+    """Yield a suggestion, if it saves anything, for the method that gains most."""
+    gains = []
+    for method, answer in before.items():
+        old = answer.copies.copies
+        new = after[method].copies.copies if method in after else None
+        if old is not None and new is not None:
+            gains.append((old - scale * new, method, old, scale * new))
+    if not gains:
+        return
+    saved, method, old, new = max(gains)
+    # What one method saves is no gain if another one needs more.
+    if saved >= _MIN_SAVED and min(gains)[0] > -_MIN_SAVED:
+        results, difference = agree(before, after)
+        yield Suggestion(
+            code,
+            method,
+            round(old, 3),
+            round(new, 3),
+            results,
+            difference,
+            kind,
+            changes_model,
+        )
+
+
+def _choose(found: list[Suggestion]) -> tuple[Suggestion, ...]:
+    """Sort suggestions, and drop those that others are better than in all respects."""
+
+    def rank(suggestion: Suggestion) -> int:
+        return _RANKS.index(
+            "different" if suggestion.changes_model else suggestion.results
+        )
+
+    ordered = sorted(found, key=lambda s: (rank(s), round(s.after, 1), len(s.code)))
+    kept: list[Suggestion] = []
+    for suggestion in ordered:
+        is_beaten = any(
+            other.after <= suggestion.after + 0.05
+            and other.method == suggestion.method
+            and other.kind != "mode"
+            for other in kept
+        )
+        # That of the mode compares with read-only input, which none of the others does.
+        if suggestion.kind == "mode" or not is_beaten:
+            kept.append(suggestion)
+    return tuple(kept[:_MAX_SUGGESTIONS])

@@ -1,0 +1,250 @@
+"""The process that starts a process for each job, as its parent sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from skl_mmap.copies._job import Answer, Job, Sample, Scouting
+from skl_mmap.copies._layout import layout_of
+from skl_mmap.copies._results import MethodCopies
+from skl_mmap.copies._server import Spec, read_message, write_message
+from skl_mmap.exceptions import MeasurementError
+
+__all__ = ["ServerProcess", "make_sample"]
+
+# The child imports from where the parent does, also from a checkout.
+_CODE = """\
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from skl_mmap.copies._server import serve
+serve()
+"""
+_ENVIRONMENT = {
+    # One thread each: their buffers are no copies, and the server forks.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "BLIS_NUM_THREADS": "1",
+    # Untouched memory must not count, as it would in huge pages.
+    "NUMPY_MADVISE_HUGEPAGE": "0",
+}
+# Beyond the timeout of a job, which the server keeps by itself.
+_GRACE_SECONDS = 20.0
+_START_SECONDS = 120.0
+_N_WORDS = 400
+
+
+def make_sample(X: npt.NDArray[Any], y: Any, n_rows: int) -> Sample:
+    """Write some rows of X, evenly chosen, to a file in memory.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        The data.
+    y : array-like of shape (n_samples,) or None
+        Target.
+    n_rows : int
+        How many.
+
+    Returns
+    -------
+    Sample
+        Its file is to be closed by the caller.
+    """
+    layout = layout_of(X)
+    rows: Any = slice(None)
+    if n_rows < len(X):
+        rows = np.linspace(0, len(X) - 1, n_rows).astype(np.intp)
+    shape = (n_rows, X.shape[1])
+    n_bytes = n_rows * X.shape[1] * X.dtype.itemsize
+    fd = os.memfd_create("skl_mmap-sample", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, n_bytes)
+        order: Any = layout.order
+        with mmap.mmap(fd, n_bytes) as pages:
+            target: npt.NDArray[Any] = np.ndarray(shape, X.dtype, pages, order=order)
+            target[...] = np.asarray(X)[rows]
+            del target
+    except BaseException:
+        os.close(fd)
+        raise
+    return Sample(fd, shape, layout, None if y is None else np.asarray(y)[rows])
+
+
+@final
+class ServerProcess:
+    """Runs jobs, each in a process of its own, until it is closed.
+
+    Parameters
+    ----------
+    estimator : bytes
+        Pickled, not fitted.
+    sample : Sample
+        The data.
+    timeout_seconds : float
+        For each job.
+
+    Raises
+    ------
+    MeasurementError
+        If the process cannot be started, or cannot load the estimator.
+    """
+
+    def __init__(
+        self, estimator: bytes, sample: Sample, *, timeout_seconds: float
+    ) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _CODE, json.dumps(sys.path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                bufsize=0,
+                pass_fds=[sample.fd],
+                env={**os.environ, **_ENVIRONMENT},
+                start_new_session=True,
+            )
+            self._write(Spec(estimator, sample, timeout_seconds))
+            self._check_start(*self._read(_START_SECONDS))
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_start(self, kind: str, message: Any) -> None:
+        if kind == "ready":
+            return
+        reason = message if kind == "failed" else f"it ended. {self._last_words(0)}"
+        raise MeasurementError(
+            "The process that measures copies could not load the estimator "
+            f"({reason}), so nothing was measured. It is a new interpreter: classes "
+            "have to be importable from sys.path or be defined in __main__, and their "
+            "instances have to survive pickling."
+        )
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def scout(self, job: Job) -> Scouting | None:
+        """Find out how many rows the time allows; None if that did not work out."""
+        found: list[Scouting] = []
+        self._follow(job, found)
+        return found[0] if found else None
+
+    def measure(self, job: Job) -> list[Answer]:
+        """Measure the methods of a job; a crash is an answer like others.
+
+        Returns
+        -------
+        list of Answer
+            One for each method, in order.
+        """
+        answers: dict[str, Answer] = {}
+        while missing := [m for m in job.methods if m not in answers]:
+            new: list[Answer] = []
+            doing, end = self._follow(replace(job, methods=tuple(missing)), new)
+            answers.update({answer.copies.method: answer for answer in new})
+            if not end or doing in answers:
+                end = end or "it ended without an answer"
+            if doing not in missing or doing in answers:
+                doing = next((m for m in missing if m not in answers), "")
+            if doing:
+                answers[doing] = _make_failure(job, doing, end)
+            if doing == "fit":
+                for other in missing:
+                    failure = MethodCopies(other, job.layout, "not run", "fit failed")
+                    answers.setdefault(other, Answer(failure))
+        return [answers[method] for method in job.methods]
+
+    def _follow(self, job: Job, answers: list[Any]) -> tuple[str, str]:
+        """Run a job, and return the method it was at and how it ended."""
+        start = self._stderr.seek(0, os.SEEK_END)
+        doing, end = "", ""
+        self._write(job)
+        deadline = time.monotonic() + self._timeout_seconds + _GRACE_SECONDS
+        while True:
+            kind, message = self._read(deadline - time.monotonic())
+            if kind == "doing":
+                doing = message
+            elif kind == "answer":
+                answers.append(message)
+            elif kind == "ended":
+                end = message
+                break
+            else:
+                raise MeasurementError(
+                    "The process that measures copies has ended or hangs, so nothing "
+                    f"was measured. {self._last_words(start)}"
+                )
+        if end not in ("", "timeout"):
+            end = f"{end}. {self._last_words(start)}".strip()
+        return doing, end
+
+    def _write(self, message: Any) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        # That it is gone is noticed by reading.
+        with contextlib.suppress(BrokenPipeError):
+            write_message(self._process.stdin.fileno(), message)
+
+    def _read(self, timeout_seconds: float) -> tuple[str, Any]:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        fd = self._process.stdout.fileno()
+        ready, _, _ = select.select([fd], [], [], max(0.0, timeout_seconds))
+        if not ready:
+            return "silent", None
+        try:
+            kind, message = read_message(fd)
+        except EOFError:
+            return "gone", None
+        return kind, message
+
+    def _last_words(self, start: int) -> str:
+        """Return the end of what was written to stderr."""
+        self._stderr.seek(start)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        words = "\n".join(lines[-5:])[-_N_WORDS:]
+        return f"Its last words: {words}" if words else ""
+
+    def close(self) -> None:
+        """Leave no process and no open file behind, whatever has happened."""
+        process = self._process
+        if process is not None:
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=2.0)
+            # The session is its own; a job that runs ends with it.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._stderr.close()
+
+
+def _make_failure(job: Job, method: str, end: str) -> Answer:
+    outcome = "timeout" if end == "timeout" else "crash"
+    if outcome == "timeout":
+        end = "it took longer than timeout_seconds"
+    return Answer(MethodCopies(method, job.layout, outcome, end))
