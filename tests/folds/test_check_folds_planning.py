@@ -17,9 +17,20 @@ from hypothesis import strategies as st
 import skl_mmap
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._planning import TaskPlanner
-from skl_mmap.memory import Placement, Store, can_remap, counters, rebuild_array
+from skl_mmap.memory import (
+    IndexHandle,
+    Placement,
+    Store,
+    can_remap,
+    counters,
+    find_runs,
+    rebuild_array,
+    rebuild_index,
+)
 from skl_mmap.memory._mapping import find_mapping
+from skl_mmap.memory._planning import Planner
 from skl_mmap.memory._planning_context import current_planning
+from skl_mmap.memory._row_selection import select_rows
 from tests.memory.sharing import mapped_bytes, run_python, send, shared_with
 from tests.strategies import examples
 
@@ -70,6 +81,26 @@ def test_any_runs_of_any_rows(
     assert cost.mapped_bytes == mapped_bytes(selected)
     n_bytes = cost.mapped_bytes + sum(cost.copy_reasons.values()) + cost.uncounted_bytes
     assert n_bytes == selected.nbytes
+
+
+def test_labels_made_of_runs() -> None:
+    index = np.r_[7:70_007, 90_001:150_001]
+    runs = find_runs(index, 150_001, max_runs=9)
+    assert runs is not None
+    rows = np.r_[0:65_536, 70_000:130_000]
+    store = Store(Placement.from_parameter("memory"), OPTIONS.settings)
+    shared = store.identity(150_001)
+    assert shared is not None
+    rebuilt = rebuild_index(IndexHandle(tuple(map(tuple, runs.tolist())), shared[0]))
+    counters.take()
+    assert select_rows(rebuilt, rows, np.ndarray) is not None
+    really = counters.take()
+    planner = Planner(OPTIONS.settings)
+    planned = planner.rebuild_index(index, runs)
+    with planner.selecting() as counted:
+        assert select_rows(planned, rows, np.ndarray) is not None
+        assert counted.take() == really
+    assert 0 < really[0] < rows.nbytes
 
 
 @contextmanager

@@ -107,10 +107,11 @@ def labelled_frame() -> Any:
 LAYOUTS: dict[str, Any] = {
     "C, float64": lambda _: dense(),
     "C, float32": lambda _: dense(32, "f4"),
-    "rows of 4104 bytes": lambda _: np.ones((N_ROWS, 513), "i1").repeat(8, axis=1),
+    "rows of 104 bytes": lambda _: dense(13),
     "Fortran": lambda _: np.asfortranarray(dense()),
     "every second column": lambda _: dense(24)[:, ::2],
     "upside down": lambda _: dense()[::-1],
+    "SharedArray, upside down": lambda _: skl_mmap.share(dense())[::-1],
     "three dimensions": lambda _: dense(24).reshape(N_ROWS, 2, 12),
     "SharedArray": lambda _: skl_mmap.share(dense()),
     "joined view": lambda _: joined_view(),
@@ -153,9 +154,22 @@ def count_selections(X: Any, y: Any, train: Any, test: Any) -> tuple[Counted, Co
     return counted[0], counted[1]
 
 
-@pytest.mark.parametrize("row_order", ["exact", "any"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.filterwarnings("ignore:.*PerformanceWarning")
+# To save time: of these, either order of the rows tells the same.
+ONE_ORDER = {
+    *("rows of 104 bytes", "every second column", "three dimensions", "file, c"),
+    *("joined view, written to", "part of a SharedArray", "SharedArray, upside down"),
+    *("shared frame", "shared mixed frame", "wide mixed frame", "series", "CSC"),
+    *("CSR array, float32", "objects", "masked", "small"),
+}
+
+
+@pytest.mark.parametrize(
+    ("layout", "row_order"),
+    [
+        *((layout, "exact") for layout in LAYOUTS),
+        *((layout, "any") for layout in LAYOUTS if layout not in ONE_ORDER),
+    ],
+)
 def test_prediction_is_what_workers_do(
     layout: str, row_order: str, tmp_path: Path
 ) -> None:

@@ -99,6 +99,8 @@ def test_planning_needs_no_segment_and_maps_nothing() -> None:
     assert plan.spans == [(0, 8092)]
     assert plan.mapped_bytes == 8092
     assert plan.lead == 100
+    # What follows the result in its last page belongs to nobody.
+    assert plan_pieces([Piece(0, 5000, 100)]).spans == [(0, 5000)]
 
 
 def test_nothing_is_mapped_if_no_place_is_aligned() -> None:
