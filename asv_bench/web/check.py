@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from .chromium import Chromium
+from .chromium import Chromium, ChromiumError
 from .server import serving
 
 __all__ = ["Graph", "look_at_graph"]
 
 _CURVES = "document.querySelectorAll('#main-graph .legendLabel')"
 _TICKS = "document.querySelectorAll('#main-graph .flot-{axis}-axis .flot-tick-label')"
+_HAS_STARTED = "document.querySelectorAll('#summarygrid-display a').length"
+# Where asv goes when a script cannot be loaded.
+_HAS_FAILED = "location.pathname.endsWith('error.html')"
 # Grey is the grid. Curves are drawn in colours, and nobody else draws in those.
 _COLOURS = """
 (() => {
@@ -87,11 +90,14 @@ def look_at_graph(
     Raises
     ------
     ChromiumError
-        If there is no graph after some time.
+        If the page cannot load its scripts, or there is no graph after some time.
     """
     with serving(html) as url, contextlib.closing(Chromium(program)) as browser:
         browser.open(f"{url}#/")
-        browser.wait_for("document.querySelectorAll('#summarygrid-display a').length")
+        browser.wait_for(f"{_HAS_FAILED} || {_HAS_STARTED}")
+        if browser.evaluate(_HAS_FAILED):
+            found = "\n".join(browser.problems)
+            raise ChromiumError(f"the page could not load its scripts:\n{found}")
         browser.open(f"{url}#{quote(benchmark)}?x-axis={quote(x_axis)}")
         browser.wait_for(f"{_CURVES}.length")
         if screenshot is not None:

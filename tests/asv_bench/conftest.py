@@ -1,10 +1,11 @@
-"""Make the plugin importable as asv finds it, without installing it."""
+"""Make importable what lies beside the package: the plugin, and the dashboard."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-PLUGIN = Path(__file__).parents[2] / "asv_bench" / "plugin"
+ASV_BENCH = Path(__file__).parents[2] / "asv_bench"
 
-sys.path.append(str(PLUGIN))
+# The plugin as asv finds it, without installing it.
+sys.path += [str(ASV_BENCH / "plugin"), str(ASV_BENCH)]

@@ -1,0 +1,180 @@
+"""The dashboard in a headless Chromium that has no internet."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from web import assets, check
+from web.chromium import Chromium, ChromiumError, find_chromium
+from web.server import make_server, serving
+
+CHROMIUM = find_chromium()
+
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="there is no Chromium: install one, or set CHROMIUM"
+)
+
+CONFIGURATION = {
+    "version": 1,
+    "project": "example",
+    "repo": ".",
+    "branches": ["HEAD"],
+    "environment_type": "existing",
+    "benchmark_dir": "benchmarks",
+}
+
+SUITE = """\
+class Memory:
+    params = [[1, 2, 4], ["loky", "mmap"]]
+    param_names = ["n_jobs", "backend"]
+
+    def track_peak(self, n_jobs, backend):
+        return 1e7 * (5 + (n_jobs if backend == "loky" else 1))
+
+    track_peak.unit = "bytes"
+"""
+
+
+def test_folder_is_served_to_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "page.txt").write_text("text")
+    with serving(tmp_path) as url:
+        assert url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(f"{url}page.txt") as answer:
+            assert answer.read() == b"text"
+            assert answer.headers["Cache-Control"] == "no-store"
+
+
+def test_port_in_use_is_an_error(tmp_path: Path) -> None:
+    with (
+        make_server(tmp_path, 0) as server,
+        pytest.raises(OSError, match="in use"),
+    ):
+        make_server(tmp_path, server.server_address[1])
+
+
+@needs_chromium
+def test_browser_tells_problems_of_a_page(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(
+        "<script src='https://cdn.example/a.js'></script>"
+        "<script>console.error('said', 5); console.log('trifle')</script>"
+        "<script>undefinedFunction()</script><p id=end></p>"
+    )
+    assert CHROMIUM is not None
+    with serving(tmp_path) as url, contextlib.closing(Chromium(CHROMIUM)) as browser:
+        browser.open(f"{url}index.html")
+        browser.wait_for("document.getElementById('end') !== null")
+        assert browser.evaluate("[1, 2].map(x => 2 * x)") == [2, 4]
+        with pytest.raises(ChromiumError, match="nothing"):
+            browser.evaluate("nothing.at.all")
+        problems = "\n".join(browser.problems)
+    assert "console: said 5" in problems
+    assert "undefinedFunction is not defined" in problems
+    # There is no internet.
+    assert "ERR_NAME_NOT_RESOLVED" in problems
+    assert "trifle" not in problems
+
+
+@needs_chromium
+def test_waiting_ends_with_the_problems_of_the_page(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<script>oops()</script>")
+    assert CHROMIUM is not None
+    with serving(tmp_path) as url, contextlib.closing(Chromium(CHROMIUM)) as browser:
+        browser.open(f"{url}index.html")
+        with pytest.raises(ChromiumError, match=r"(?s)still not true: .*oops is not"):
+            browser.wait_for("document.getElementById('never') !== null", seconds=0.5)
+
+
+def test_program_that_is_no_browser_is_an_error(tmp_path: Path) -> None:
+    program = shutil.which("true")
+    if program is None:
+        pytest.skip("there is no program called true")
+    with pytest.raises((ChromiumError, BrokenPipeError)):
+        Chromium(program)
+
+
+def run(*command: str, cwd: Path) -> None:
+    variables = {"HOME": str(cwd / "home"), "GIT_CONFIG_COUNT": "2"}
+    for index, (key, value) in enumerate(
+        {"user.name": "Test", "user.email": "test@example.org"}.items()
+    ):
+        variables |= {
+            f"GIT_CONFIG_KEY_{index}": key,
+            f"GIT_CONFIG_VALUE_{index}": value,
+        }
+    result = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dashboard of a small suite, with its scripts beside it."""
+    pytest.importorskip("asv", reason="asv makes the page")
+    if shutil.which("git") is None or shutil.which("npm") is None:
+        pytest.skip("asv needs git, and the page's scripts come from npm")
+    folder = tmp_path_factory.mktemp("dashboard")
+    (folder / "home").mkdir()
+    (folder / "benchmarks").mkdir()
+    (folder / "benchmarks" / "__init__.py").touch()
+    (folder / "benchmarks" / "memory.py").write_text(SUITE)
+    (folder / "asv.conf.json").write_text(json.dumps(CONFIGURATION))
+    asv = [sys.executable, "-m", "asv"]
+    for command in (
+        ["git", "init", "-q"],
+        ["git", "add", "benchmarks", "asv.conf.json"],
+        ["git", "commit", "-q", "-m", "suite"],
+        [*asv, "machine", "--yes"],
+        [*asv, "run", "--python=same", "--set-commit-hash=HEAD"],
+        [*asv, "publish", "--no-pull"],
+    ):
+        run(*command, cwd=folder)
+    assets.use_assets(folder / "html", assets.fetch_assets(folder / "assets"))
+    return folder / "html"
+
+
+@needs_chromium
+def test_memory_over_workers_is_shown_with_its_unit(html: Path, tmp_path: Path) -> None:
+    assert CHROMIUM is not None
+    picture = tmp_path / "page.png"
+    graph = check.look_at_graph(
+        html, CHROMIUM, "memory.Memory.track_peak", "n_jobs", picture
+    )
+    assert graph.problems == ()
+    assert [curve.split(";")[0] for curve in graph.curves] == [
+        "backend-loky",
+        "backend-mmap",
+    ]
+    assert (graph.x_label, graph.y_label) == ("n_jobs", "megabytes")
+    assert {"1.0", "2.0", "4.0"} <= set(graph.x_ticks)
+    # The curves are at 60, and from 60 to 90 MB.
+    assert {"60.0", "100"} <= set(graph.y_ticks)
+    assert graph.n_colours >= 2
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    shown: dict[str, Any] = json.loads(check.describe(graph))
+    assert shown["y_label"] == "megabytes"
+
+
+@needs_chromium
+def test_page_that_needs_the_internet_is_found_out(html: Path, tmp_path: Path) -> None:
+    assert CHROMIUM is not None
+    broken = tmp_path / "html"
+    shutil.copytree(html, broken)
+    index = broken / "index.html"
+    text = index.read_text()
+    index.write_text(text.replace("vendor/js/jq", "https://cdn.example/jq"))
+    with pytest.raises(ChromiumError, match=r"(?s)could not load.*ERR_NAME"):
+        check.look_at_graph(broken, CHROMIUM, "memory.Memory.track_peak", "n_jobs")
