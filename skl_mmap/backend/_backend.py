@@ -47,6 +47,13 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         ``"exact"`` gives the same results as joblib's "loky", bit for bit. ``"any"``
         may reorder the rows within a train set, so that all but a few hundred of them
         are mapped and not copied.
+    layouts : {"given", "auto"}, default="given"
+        ``"auto"`` hands estimators that would convert X to another dtype or order
+        (trees want float32) a view of one shared converted copy, instead of letting
+        every worker make its own. Only conversions that the estimator makes itself:
+        results stay the same, bit for bit. Arrays only, and tasks of scikit-learn's
+        cross-validation, searches and ensembles; `skl_mmap.measure` says who gets
+        what.
     store : {"auto", "memory", "disk"} or path-like, default="auto"
         Where shared arrays live: in memory (memfd), on disk in the temporary folder
         or the one given, or in memory while there is room.

@@ -38,6 +38,8 @@ class Options:
     row_order : {"exact", "any"}, default="exact"
         Whether the rows of a train set keep their order, or may be put into one in
         which nearly all of them can be mapped.
+    layouts : {"given", "auto"}, default="given"
+        Whether estimators that would convert X are handed one shared converted copy.
     store : {"auto", "memory", "disk"} or path-like, default="auto"
         Where shared arrays live.
     adopt : bool, default=False
@@ -55,6 +57,7 @@ class Options:
     min_bytes: int | None = 1 << 20
     mmap_mode: str = "c"
     row_order: str = "exact"
+    layouts: str = "given"
     store: Any = "auto"
     adopt: bool = False
     idle_worker_timeout: float = 300.0
@@ -153,6 +156,15 @@ def _check_row_order(value: Any) -> str:
     )
 
 
+def _check_layouts(value: Any) -> str:
+    if isinstance(value, str) and value in ("given", "auto"):
+        return value
+    raise InvalidParameterError(
+        f"layouts={value!r} is not known. Pass 'given' (tasks get arrays as they are) "
+        "or 'auto' (estimators that would convert X share one converted copy)."
+    )
+
+
 def _check_adopt(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -194,6 +206,7 @@ _CHECKS: dict[str, Any] = {
     "initializer": _check_initializer,
     "initargs": _check_initargs,
     "min_bytes": _check_min_bytes,
+    "layouts": _check_layouts,
     "mmap_mode": _check_mmap_mode,
     "row_order": _check_row_order,
     "store": lambda value: value,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import pickle
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from loky.backend.reduction import get_loky_pickler
 
+from skl_mmap.backend._layouts import InLayout, describe_conversion
 from skl_mmap.backend._object_arrays import rebuild_objects, share_objects
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._row_arguments import RowIndex
@@ -21,7 +23,9 @@ from skl_mmap.inputs._pandas import column_major_block, pandas_classes, reduce_p
 from skl_mmap.inputs._sparse import compressed_classes, reduce_sparse
 from skl_mmap.memory import (
     ArrayHandle,
+    Conversion,
     IndexHandle,
+    LossyConversionError,
     Runs,
     Segment,
     SharedArray,
@@ -33,6 +37,7 @@ from skl_mmap.memory import (
     rebuild_plain,
     writable_memmap_of,
 )
+from skl_mmap.monitor import note
 
 __all__ = ["SharingError", "dump_result", "dump_task", "load"]
 
@@ -57,6 +62,8 @@ class _ArrayPickler(_LokyPickler):  # type: ignore[misc]
                 return reduced
         elif type(obj) is RowIndex:
             return self.reduce_index(obj.runs, obj.n_rows)
+        elif type(obj) is InLayout:
+            return self.reduce_in_layout(obj)
         elif (reduced := self.reduce_container(obj)) is not None:
             return reduced
         override = getattr(super(), "reducer_override", None)
@@ -66,6 +73,9 @@ class _ArrayPickler(_LokyPickler):  # type: ignore[misc]
         raise NotImplementedError  # pragma: no cover - abstract
 
     def reduce_index(self, runs: Runs, n_rows: int) -> Any:
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def reduce_in_layout(self, obj: InLayout) -> Any:
         raise NotImplementedError  # pragma: no cover - abstract
 
     def reduce_container(self, obj: Any) -> Any:
@@ -146,8 +156,32 @@ class _TaskPickler(_ArrayPickler):
         if array.nbytes < min_bytes:
             return None
         order = "F" if id(array) in self._in_fortran_order else None
-        handle = self._keep(functools.partial(self._store.share, order=order), array)
+        handle = self._share(array, Conversion(order=order))
         return None if handle is None else (rebuild_array, (handle,))
+
+    def _share(
+        self, array: npt.NDArray[Any], conversion: Conversion
+    ) -> ArrayHandle | None:
+        share = functools.partial(self._store.share, conversion=conversion)
+        return self._keep(share, array)
+
+    def reduce_in_layout(self, obj: InLayout) -> Any:
+        """Share a converted copy, or the array itself where that cannot be had."""
+        array, conversion, column_runs = obj
+        try:
+            handle = self._share(array, conversion)
+        except (LossyConversionError, SharingError) as error:
+            reason = error.args[0]
+            note(
+                f"an array of shape {array.shape} and dtype {array.dtype} was shared "
+                f"as it is, and not as {describe_conversion(array, conversion)}: "
+                f"{reason}"
+            )
+            handle = None
+        if handle is not None:
+            settings = handle.settings._replace(column_runs=column_runs)
+            return rebuild_array, (dataclasses.replace(handle, settings=settings),)
+        return self.reduce_array(array) or (_as_it_is, (np.asarray(array),))
 
     def reduce_index(self, runs: Runs, n_rows: int) -> Any:
         identity = self._keep(self._store.identity, n_rows)
@@ -161,6 +195,10 @@ class _ResultPickler(_ArrayPickler):
     def reduce_array(self, array: npt.NDArray[Any]) -> Any:
         described = describe(array)
         return None if described is None else (rebuild_plain, (described[0],))
+
+
+def _as_it_is(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return array
 
 
 def _container_reducers() -> dict[type[Any], Callable[[Any, int], Any]]:

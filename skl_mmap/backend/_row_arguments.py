@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from skl_mmap.backend._layouts import InLayout, with_columns, with_layouts
 from skl_mmap.backend._options import Options
 from skl_mmap.folds import element_ordered_runs, page_ordered_runs
 from skl_mmap.inputs._pandas import pandas_classes, row_bytes_of
@@ -80,8 +81,10 @@ def with_light_rows(batch: Any, options: Options) -> tuple[Any, int]:
     if not isinstance(items, list):
         return batch, 0
     light = copy.copy(batch)
+    if options.layouts == "auto" and options.min_bytes is not None:
+        items = with_layouts(items, options.min_bytes)
     light.items = [_light_item(item, options) for item in items]
-    return light, sum(map(_freed_bytes, items, light.items))
+    return light, sum(map(_freed_bytes, batch.items, light.items))
 
 
 def _freed_bytes(item: Any, light: Any) -> int:
@@ -101,6 +104,8 @@ def _light_item(item: Any, options: Options) -> Any:
         args, kwargs = _in_any_order(function, args, kwargs)
     if options.min_bytes is None:
         return function, args, kwargs
+    if options.layouts == "auto":
+        function, args, kwargs = with_columns((function, args, kwargs))
     n_rows = _n_rows((*args, *kwargs.values()))
     light = functools.partial(_light_value, n_rows=n_rows, options=options)
     return (
@@ -115,6 +120,8 @@ def _n_rows(values: tuple[Any, ...]) -> int:
 
 
 def _has_rows(value: Any) -> bool:
+    if type(value) is InLayout:
+        return True
     if _is_array(value):
         return bool(value.ndim)
     return is_csr(value) or type(value) in pandas_classes()
@@ -215,6 +222,8 @@ def _row_bytes(value: Any) -> tuple[int, int] | None:
 
     None for what has no rows that could be mapped.
     """
+    if type(value) is InLayout:
+        return value.row_bytes, value.row_bytes
     if _is_array(value):
         if not value.ndim or not len(value):
             return None

@@ -58,6 +58,10 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         ``"exact"`` gives the same results as the estimator alone, bit for bit.
         ``"any"`` may reorder the rows within a train set, so that nearly all of them
         are mapped and not copied.
+    layouts : {"given", "auto"}, default="given"
+        ``"auto"`` hands estimators that would convert X to another dtype or order, as
+        trees do to float32, a view of one shared converted copy. Results stay the
+        same, bit for bit.
     store : {"auto", "memory", "disk"} or path-like, default="auto"
         Where shared arrays live: in memory, on disk in the temporary folder or in the
         one given, or in memory while there is room.
@@ -126,6 +130,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         *,
         n_jobs: int | None = None,
         row_order: str = "exact",
+        layouts: str = "given",
         store: str | os.PathLike[str] = "auto",
         adopt: bool = False,
         min_bytes: int | str | None = "1M",
@@ -134,6 +139,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         self.estimator = estimator
         self.n_jobs = n_jobs
         self.row_order = row_order
+        self.layouts = layouts
         self.store = store
         self.adopt = adopt
         self.min_bytes = min_bytes
@@ -312,6 +318,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         """Return what sets the backend; nothing if X is small, and no jobs wanted."""
         backend = MmapBackend(
             row_order=self.row_order,
+            layouts=self.layouts,
             store=self.store,
             adopt=self.adopt,
             min_bytes=self.min_bytes,

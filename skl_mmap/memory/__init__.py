@@ -2,6 +2,7 @@
 
 from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._adoption import adopt
+from skl_mmap.memory._conversion import Conversion, LossyConversionError
 from skl_mmap.memory._handles import (
     ArrayHandle,
     IndexHandle,
@@ -27,7 +28,9 @@ from skl_mmap.memory._user_files import writable_memmap_of
 
 __all__ = [
     "ArrayHandle",
+    "Conversion",
     "IndexHandle",
+    "LossyConversionError",
     "Placement",
     "ResultBuffer",
     "ResultSlot",

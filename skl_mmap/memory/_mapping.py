@@ -13,6 +13,7 @@ from skl_mmap.memory import _libc
 from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._planning_context import current_planning
 from skl_mmap.memory._segment import Segment
+from skl_mmap.monitor._own_memory import own_memory
 
 __all__ = [
     "Mapping",
@@ -23,6 +24,9 @@ __all__ = [
     "has_overlap",
     "live_mappings",
 ]
+
+# Smaller mappings are looked through page by page when they go.
+_MIN_GUESSED_BYTES = 8 << 20
 
 
 class Settings(NamedTuple):
@@ -37,11 +41,15 @@ class Settings(NamedTuple):
         about as much time as copying some hundred KiB.
     min_bytes : int
         Smaller parts of an array are sent by value: they would keep all of it alive.
+    column_runs : tuple of (int, int)
+        Of an array in Fortran order: runs of rows that are selected into Fortran order
+        too, column by column. All other rows are selected into C order, as by numpy.
     """
 
     mmap_mode: str = "c"
     min_mapped_bytes: int = 256 << 10
     min_bytes: int = 1 << 20
+    column_runs: tuple[tuple[int, int], ...] = ()
 
     @property
     def is_writable(self) -> bool:
@@ -112,10 +120,32 @@ class Mapping:
     def __del__(self) -> None:
         region, self._region = self._region, (0, 0)
         if region[1]:
-            if counters.is_watching_pages:
-                counters.add_seen(*self.resident_bytes())
             self.forget()  # first: another thread may get the same addresses
-            _libc.unmap(*region)
+            if counters.is_watching_pages:
+                counters.add_seen(*self._unmap_and_look(*region))
+            else:
+                _libc.unmap(*region)
+
+    def _unmap_and_look(self, address: int, n_bytes: int) -> tuple[int, int]:
+        """Unmap, and return the bytes of mapped pages written to, and only read.
+
+        To look at every page takes 1 ms for 100 MB. Of large mappings, what the whole
+        process loses is exact enough, and takes 0.1 ms.
+        """
+        if self.n_bytes < _MIN_GUESSED_BYTES:
+            seen = self.resident_bytes()
+            _libc.unmap(address, n_bytes)
+            return seen
+        before = own_memory()
+        _libc.unmap(address, n_bytes)
+        after = own_memory()
+        private_bytes = before.anonymous_bytes - after.anonymous_bytes
+        lost_bytes = before.resident_bytes - after.resident_bytes
+        copied_bytes = self.n_bytes - self.mapped_bytes
+        return (
+            max(private_bytes - copied_bytes, 0),
+            max(lost_bytes - max(private_bytes, 0), 0),
+        )
 
     def forget(self) -> None:
         """Do not find arrays in this mapping any more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skl_mmap._units import format_bytes
@@ -77,7 +77,7 @@ class Placement:
         if available is None:
             return "memory"
         if self.kind == "auto":
-            return "memory" if n_bytes <= _AUTO_SHARE * available else "disk"
+            return "memory" if self.has_room(n_bytes) else "disk"
         if n_bytes > available:
             raise NotEnoughMemoryError(
                 f"store='memory' needs {format_bytes(n_bytes)} for {what}, and "
@@ -85,6 +85,20 @@ class Placement:
                 "folder with that much room."
             )
         return "memory"
+
+    def in_memory_only(self) -> Placement:
+        """Return the place of what may take memory that is free, but no room on a disk.
+
+        A disk that was asked for stays one.
+        """
+        return replace(self, kind="memory") if self.kind == "auto" else self
+
+    def has_room(self, n_bytes: int) -> bool:
+        """Whether a segment would be made in memory, if memory is asked for."""
+        available = None if self.kind == "disk" else available_memory_bytes()
+        if available is None:
+            return True
+        return n_bytes <= (_AUTO_SHARE if self.kind == "auto" else 1.0) * available
 
     def grow(self, n_bytes: int, what: str, *, is_memory: bool) -> None:
         """Check that a segment which turns out larger than planned can grow.

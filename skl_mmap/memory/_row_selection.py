@@ -6,6 +6,7 @@ behind it differs. What cannot be done without a copy is left to numpy.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,8 @@ def select_rows(
     if found is None or n_bytes < found[0].settings.min_mapped_bytes:
         return None
     if not array.flags.c_contiguous:
+        if _are_column_runs(index, array, found[0].settings.column_runs):
+            return _join_columns(array, found, subtype)
         counters.add_copied("the array is not C-contiguous", n_bytes)
         return None
     runs = find_runs(index, len(array), max_runs=_MAX_RUNS)
@@ -114,16 +117,37 @@ def _join(
     n_rows = int((runs[:, 1] - runs[:, 0]).sum())
     shape = (n_rows, *array.shape[1:])
     plan = plan_rows(source, start, row_bytes, runs, array.dtype.alignment)
-    if plan is not None and source.is_planned:
-        _account(plan)
-        return _stand_in(array.dtype, shape, subtype)
-    joined = None if plan is None else map_pieces(source.segment, plan, source.settings)
-    if joined is None:
-        reason = "no run of rows is long enough to be mapped"
-        counters.add_copied(reason, n_rows * row_bytes)
-        return None
-    _account(joined)
-    return as_array(joined, array.dtype, shape, subtype=subtype)
+    return _carry_out(plan, source, array.dtype, shape, subtype)
+
+
+def _are_column_runs(
+    index: npt.NDArray[Any],
+    array: npt.NDArray[Any],
+    column_runs: tuple[tuple[int, int], ...],
+) -> bool:
+    """Whether an index selects the rows that are to be joined column by column."""
+    if not column_runs or not array.flags.f_contiguous or array.ndim != 2:
+        return False
+    runs = find_runs(index, len(array), max_runs=len(column_runs))
+    return runs is not None and tuple(map(tuple, runs.tolist())) == column_runs
+
+
+def _join_columns(
+    array: npt.NDArray[Any],
+    found: tuple[Mapping, int, int],
+    subtype: type[npt.NDArray[Any]],
+) -> npt.NDArray[Any] | None:
+    """Join the runs of each column of an array in Fortran order; so is the result."""
+    source, start, _ = found
+    n_rows, n_columns = array.shape
+    column_starts = n_rows * np.arange(n_columns, dtype=np.intp)
+    runs = np.array(source.settings.column_runs, dtype=np.intp)
+    n_selected = int((runs[:, 1] - runs[:, 0]).sum())
+    items = (runs + column_starts[:, None, None]).reshape(-1, 2)
+    plan = plan_rows(source, start, array.itemsize, items, array.dtype.alignment)
+    shape = (n_columns, n_selected)
+    columns = _carry_out(plan, source, array.dtype, shape, subtype)
+    return None if columns is None else columns.T
 
 
 def plan_rows(
@@ -152,6 +176,26 @@ def plan_rows(
     pieces, can_share = _pieces_of_runs(source, start, row_bytes, runs)
     plan = plan_pieces(pieces, alignment=alignment, can_share=can_share)
     return plan if plan.mapped_bytes >= source.settings.min_mapped_bytes else None
+
+
+def _carry_out(
+    plan: JoinPlan | None,
+    source: Mapping,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    subtype: type[npt.NDArray[Any]],
+) -> npt.NDArray[Any] | None:
+    """Map what was planned, and return it as a C-contiguous array."""
+    if plan is not None and source.is_planned:
+        _account(plan)
+        return _stand_in(dtype, shape, subtype)
+    joined = None if plan is None else map_pieces(source.segment, plan, source.settings)
+    if joined is None:
+        reason = "no run of rows is long enough to be mapped"
+        counters.add_copied(reason, math.prod(shape) * dtype.itemsize)
+        return None
+    _account(joined)
+    return as_array(joined, dtype, shape, subtype=subtype)
 
 
 def _stand_in(

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy.typing as npt
 
+from skl_mmap.memory._conversion import Conversion, create_converted
 from skl_mmap.memory._filling import stored_order
 from skl_mmap.memory._handles import as_shared, describe, map_array, rebuild_array
 from skl_mmap.memory._mapping import Settings
 from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._reading import reading_in_order
-from skl_mmap.memory._reordering import create_in_other_order
 from skl_mmap.memory._segment import create_segment
 from skl_mmap.memory._shared_array import SharedArray
 from skl_mmap.memory._user_files import describe_memmap
@@ -51,7 +51,7 @@ def share_array(
         If there is no room.
     """
     if order == "C" and stored_order(array) == "F":
-        segment = create_in_other_order(array, placement)
+        segment = create_converted(array, Conversion(order="C"), placement)
         return map_array(segment, array.dtype, array.shape, settings)
     described = describe(array, settings) or describe_memmap(array, settings)
     if described is not None and (order == "K" or array.flags.c_contiguous):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,16 @@ import numpy.typing as npt
 
 from skl_mmap.memory import _libc
 from skl_mmap.memory._adoption import adopt
-from skl_mmap.memory._filling import iterate_stored, stored_order
+from skl_mmap.memory._conversion import (
+    Conversion,
+    create_converted,
+    iterate_converted,
+)
+from skl_mmap.memory._filling import iterate_stored
 from skl_mmap.memory._handles import ArrayHandle, contiguous_strides, describe
 from skl_mmap.memory._mapping import Mapping, Settings
 from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._publishing import publish_shared
-from skl_mmap.memory._reordering import create_in_other_order, iterate_other_order
 from skl_mmap.memory._segment import (
     Segment,
     create_range_segment,
@@ -43,15 +47,21 @@ __all__ = ["Store"]
 _COMPARE_CHUNK_BYTES = 256 << 10
 # Sharing this much takes longer than giving freed memory back (up to 10 ms).
 _TRIM_BYTES = 32 << 20
+_AS_IT_IS = Conversion()
 
 
 class _Entry:
     """One array that is shared, and the segment that holds its bytes."""
 
     def __init__(
-        self, array: npt.NDArray[Any], segment: Segment, epoch: int, order: str | None
+        self,
+        array: npt.NDArray[Any],
+        segment: Segment,
+        epoch: int,
+        conversion: Conversion,
     ) -> None:
-        self.layout = _layout_of(array, order)
+        self.layout = _layout_of(array, conversion)
+        self.is_optional = conversion.is_optional
         self.segment_ref = weakref.ref(segment)
         # Kept as long as the source lives; see adopt().
         self.segment: Segment | None = None
@@ -125,7 +135,7 @@ class Store:
             self._adopted = [m for m in self._adopted if m.is_at(0, m.n_bytes)]
 
     def share(
-        self, array: npt.NDArray[Any], *, order: str | None = None
+        self, array: npt.NDArray[Any], *, conversion: Conversion = _AS_IT_IS
     ) -> tuple[ArrayHandle, Segment] | None:
         """Share an array, or find out that it is shared already.
 
@@ -133,9 +143,8 @@ class Store:
         ----------
         array : ndarray
             Without objects, and not empty.
-        order : {"C", "F"}, optional
-            How its elements should follow each other in shared memory; as they do in
-            `array` by default.
+        conversion : Conversion, optional
+            In which layout it should be stored; as it is by default.
 
         Returns
         -------
@@ -147,15 +156,19 @@ class Store:
         ------
         NotEnoughMemoryError, NotEnoughDiskError
             If there is no room.
+        LossyConversionError
+            If a number is too large for the dtype of the conversion.
 
         Notes
         -----
         O(n) in bytes: one copy at first sight, one comparison (about 10 GB/s) when
         the array is met again in another call, and O(1) within a call.
         """
-        order = None if _has_order(array, order) else order
+        if not conversion.is_needed_for(array):
+            conversion = _AS_IT_IS
+        as_it_is = conversion is _AS_IT_IS
         described = None
-        if order is None:
+        if as_it_is:
             described = describe(array, self.settings) or describe_memmap(
                 array, self.settings
             )
@@ -163,17 +176,17 @@ class Store:
             publish_shared(described, is_copy=False)
             return described
         with self._lock:
-            segment = self._find(array, order)
-            if segment is None and order is None and self.can_adopt:
+            segment = self._find(array, conversion)
+            if segment is None and as_it_is and self.can_adopt:
                 described = self._adopt(array)
                 if described is not None:
                     publish_shared(described, is_copy=False)
                     return described
             is_copy = segment is None
-            segment = segment or self._add(array, order)
+            segment = segment or self._add(array, conversion)
         if segment is None:
             return None
-        shared = self._handle(array, segment, order), segment
+        shared = self._handle(array, segment, conversion), segment
         publish_shared(shared, is_copy=is_copy)
         return shared
 
@@ -202,8 +215,8 @@ class Store:
             self._adopted.clear()
             self._identity = None
 
-    def _find(self, array: npt.NDArray[Any], order: str | None) -> Segment | None:
-        layout = _layout_of(array, order)
+    def _find(self, array: npt.NDArray[Any], conversion: Conversion) -> Segment | None:
+        layout = _layout_of(array, conversion)
         alive = []
         found = None
         for entry in self._entries:
@@ -216,7 +229,7 @@ class Store:
             is_of_array = entry.is_of(array)
             if is_of_array and entry.epoch == self._epoch:
                 found = segment
-            elif _holds(segment, array, order):
+            elif _holds(segment, array, conversion):
                 entry.adopt(array, segment, self._epoch)
                 found = segment
             elif is_of_array:
@@ -235,14 +248,26 @@ class Store:
         self._adopted.append(adopted)
         return describe(array, self.settings)
 
-    def _add(self, array: npt.NDArray[Any], order: str | None) -> Segment | None:
-        create = create_segment if order is None else create_in_other_order
-        segment = self._unless_out_of_files(create, array, self.placement)
+    def _add(self, array: npt.NDArray[Any], conversion: Conversion) -> Segment | None:
+        if conversion is _AS_IT_IS:
+            if not self.placement.has_room(array.nbytes):
+                self._drop_optional()
+            segment = self._unless_out_of_files(create_segment, array, self.placement)
+        else:
+            segment = self._unless_out_of_files(
+                create_converted, array, conversion, self.placement
+            )
         if array.nbytes >= _TRIM_BYTES:
             _libc.trim_heap()
         if segment is not None:
-            self._entries.append(_Entry(array, segment, self._epoch, order))
+            self._entries.append(_Entry(array, segment, self._epoch, conversion))
         return segment
+
+    def _drop_optional(self) -> None:
+        """Let go of what is there twice; tasks in flight keep what they use."""
+        for entry in self._entries:
+            if entry.is_optional:
+                entry.segment = None
 
     @staticmethod
     def _unless_out_of_files(
@@ -256,15 +281,19 @@ class Store:
             raise
 
     def _handle(
-        self, array: npt.NDArray[Any], segment: Segment, order: str | None = None
+        self,
+        array: npt.NDArray[Any],
+        segment: Segment,
+        conversion: Conversion = _AS_IT_IS,
     ) -> ArrayHandle:
+        shape, strides, dtype = _layout_of(array, conversion)
         return ArrayHandle(
             segment.handle(),
             ((0, segment.n_bytes),),
             0,
-            array.dtype,
-            array.shape,
-            _stored_strides(array, order),
+            dtype,
+            shape,
+            strides,
             self.settings,
         )
 
@@ -282,37 +311,30 @@ def _owner_of(array: npt.NDArray[Any]) -> Any:
     return owner if owner.nbytes == array.nbytes else array
 
 
-def _has_order(array: npt.NDArray[Any], order: str | None) -> bool:
-    if order == "F":
-        return array.flags.f_contiguous
-    return order is None or not array.flags.f_contiguous or array.flags.c_contiguous
-
-
-def _stored_strides(
-    array: npt.NDArray[Any], order: str | None = None
-) -> tuple[int, ...]:
-    """Strides of an array in its segment: Fortran order is kept, gaps are not.
-
-    The same that pickling does, so that workers see what they see with loky.
-    """
-    return contiguous_strides(array.shape, array.itemsize, order or stored_order(array))
-
-
 def _place_of(array: npt.NDArray[Any]) -> tuple[Any, ...]:
     return array.__array_interface__["data"][0], array.strides
 
 
-def _layout_of(array: npt.NDArray[Any], order: str | None) -> tuple[Any, ...]:
-    return array.shape, _stored_strides(array, order), array.dtype
+def _layout_of(
+    array: npt.NDArray[Any], conversion: Conversion
+) -> tuple[tuple[int, ...], tuple[int, ...], np.dtype[Any]]:
+    """Shape, strides and dtype of an array in its segment.
+
+    Fortran order is kept, gaps are not: the same that pickling does, so that workers
+    see what they see with loky.
+    """
+    dtype = conversion.dtype_of(array)
+    order = conversion.order_of(array)
+    return array.shape, contiguous_strides(array.shape, dtype.itemsize, order), dtype
 
 
-def _holds(segment: Segment, array: npt.NDArray[Any], order: str | None) -> bool:
+def _holds(segment: Segment, array: npt.NDArray[Any], conversion: Conversion) -> bool:
     """Whether a segment holds exactly the bytes of an array."""
-    if order is not None:
-        return _holds_in_other_order(segment, array)
-    buffer = np.empty(min(_COMPARE_CHUNK_BYTES, segment.n_bytes), dtype=np.uint8)
+    buffer = np.empty(0, dtype=np.uint8)
     offset = 0
-    for address, n_bytes in iterate_stored(array, _COMPARE_CHUNK_BYTES):
+    for address, n_bytes in _iterate_bytes(array, conversion):
+        if len(buffer) < n_bytes:
+            buffer = np.empty(n_bytes, dtype=np.uint8)
         segment.read_into(buffer.ctypes.data, n_bytes, offset)
         if not _libc.compare(buffer.ctypes.data, address, n_bytes):
             return False
@@ -320,14 +342,12 @@ def _holds(segment: Segment, array: npt.NDArray[Any], order: str | None) -> bool
     return True
 
 
-def _holds_in_other_order(segment: Segment, array: npt.NDArray[Any]) -> bool:
-    buffer = np.empty(0, dtype=np.uint8)
-    offset = 0
-    for part in iterate_other_order(array):
-        if len(buffer) < part.nbytes:
-            buffer = np.empty(part.nbytes, dtype=np.uint8)
-        segment.read_into(buffer.ctypes.data, part.nbytes, offset)
-        if not _libc.compare(buffer.ctypes.data, part.ctypes.data, part.nbytes):
-            return False
-        offset += part.nbytes
-    return True
+def _iterate_bytes(
+    array: npt.NDArray[Any], conversion: Conversion
+) -> Iterator[tuple[int, int]]:
+    """Yield address and size of the bytes that a segment of an array has."""
+    if conversion is _AS_IT_IS:
+        yield from iterate_stored(array, _COMPARE_CHUNK_BYTES)
+        return
+    for part in iterate_converted(array, conversion):
+        yield part.ctypes.data, part.nbytes

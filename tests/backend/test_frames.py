@@ -27,7 +27,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from skl_mmap.backend import _object_arrays
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._pickling import dump_task, load
-from skl_mmap.memory import Placement, Settings, rebuild_array
+from skl_mmap.memory import Conversion, Placement, Settings, rebuild_array
 from skl_mmap.memory._mapping import find_mapping
 from tests.backend.common import SegmentWatch, call_each, recorded, use_mmap
 from tests.memory.sharing import make_store, shared_with
@@ -225,19 +225,19 @@ def test_the_store_finds_what_it_stored_in_the_other_order(order: str) -> None:
     other = "F" if order == "C" else "C"
     store = make_store()
     handle, segment = shared_with(store, array)
-    turned = store.share(array, order=other)
+    turned = store.share(array, conversion=Conversion(order=other))
     assert turned is not None
     assert turned[1] is not segment
     rebuilt = rebuild_array(turned[0])
     assert rebuilt.flags[f"{other}_CONTIGUOUS"]
     np.testing.assert_array_equal(rebuilt, array)
     for _ in range(2):
-        found = store.share(array, order=other)
+        found = store.share(array, conversion=Conversion(order=other))
         assert found is not None
         assert found[1] is turned[1]
         store.next_call()
     array[7, 9] += 1
-    changed = store.share(array, order=other)
+    changed = store.share(array, conversion=Conversion(order=other))
     assert changed is not None
     assert changed[1] is not turned[1]
     np.testing.assert_array_equal(rebuild_array(changed[0]), array)

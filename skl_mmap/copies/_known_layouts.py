@@ -1,0 +1,180 @@
+"""Which layout an estimator converts its input to, as far as that is known.
+
+A table of estimators was measured with `check_copies` and ships as data, with the
+versions that it is true of. An estimator that is not in it, has parameters that could
+matter, or is of another version, is probed once on a sample of the data.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import threading
+from importlib import metadata, resources
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from skl_mmap.copies._layout import Layout
+
+__all__ = ["find_layout", "known_layouts"]
+
+_TABLE = "layouts.json"
+# Bytes of the sample that is probed: enough to tell a copy of X from vectors.
+_SAMPLE_BYTES = 8 << 20
+# What these are has nothing to do with how the input is converted. Of all others,
+# numbers do not matter, and words and flags have to be the defaults, as measured.
+_HARMLESS = frozenset(
+    {
+        *(
+            "bootstrap",
+            "class_weight",
+            "criterion",
+            "loss",
+            "max_features",
+            "max_samples",
+        ),
+        *("n_jobs", "oob_score", "random_state", "verbose", "warm_start", "penalty"),
+        *("early_stopping", "learning_rate", "selection", "shuffle", "splitter"),
+    }
+)
+
+
+_lock = threading.Lock()
+_probed: dict[tuple[Any, ...], tuple[Layout | None, str]] = {}
+
+
+def find_layout(
+    estimator: Any, X: npt.NDArray[Any], y: Any, *, order: str
+) -> tuple[Layout | None, str]:
+    """Find out to which layout an estimator converts X by itself.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Not fitted. Of a pipeline, its first step is looked at.
+    X : ndarray of shape (n_samples, n_features)
+        The data.
+    y : array-like of shape (n_samples,) or None
+        The target.
+    order : {"C", "F"}
+        The order in which the estimator would get X, or rows of it.
+
+    Returns
+    -------
+    layout : Layout or None
+        None if it takes X as it is, or does more than convert it.
+    reason : str
+        Why, in words.
+
+    Notes
+    -----
+    A probe takes some seconds, in a process of its own; its result is kept.
+    """
+    consumer = _first_consumer(estimator)
+    if not hasattr(consumer, "get_params"):
+        return None, "nothing is known about what takes X first"
+    row = known_layouts().get(_name_of(type(consumer)))
+    if row is None or not _has_default_words(consumer):
+        return _probe_once(consumer, X, y, order)
+    layout = row.get(f"{X.dtype} {order}")
+    if layout is None:
+        return None, "it takes X as it is, or does more than convert it"
+    return layout, "it would convert X to that"
+
+
+def _first_consumer(estimator: Any) -> Any:
+    """Return the estimator that X is handed to: of a pipeline, the first step."""
+    while estimator is not None and hasattr(estimator, "steps"):
+        steps = [
+            step for _, step in estimator.steps if step not in (None, "passthrough")
+        ]
+        estimator = steps[0] if steps else None
+    return estimator
+
+
+def _probe_once(
+    estimator: Any, X: npt.NDArray[Any], y: Any, order: str
+) -> tuple[Layout | None, str]:
+    """Probe an estimator on a sample of the data, if that was not done before."""
+    words = {
+        name: repr(value)
+        for name, value in estimator.get_params(deep=False).items()
+        if name not in _HARMLESS and not _is_number(value)
+    }
+    key = type(estimator), str(X.dtype), order, tuple(sorted(words.items()))
+    with _lock:
+        if key not in _probed:
+            _probed[key] = _probe(estimator, X, y, order)
+        return _probed[key]
+
+
+def _probe(
+    estimator: Any, X: npt.NDArray[Any], y: Any, order: Any
+) -> tuple[Layout | None, str]:
+    from skl_mmap.copies._probe import converts_to
+
+    n_rows = min(len(X), max(_SAMPLE_BYTES // (X.nbytes // len(X)), 1))
+    rows = np.linspace(0, len(X) - 1, n_rows).astype(np.intp)
+    sample = np.asarray(X[rows], order=order)
+    try:
+        target = None if y is None else np.asarray(y)[rows]
+        return converts_to(estimator, sample, target)
+    except Exception as error:  # noqa: BLE001 - without the answer, X is left as it is
+        return None, f"a probe failed ({error})"
+
+
+def _name_of(class_: type[Any]) -> str:
+    return f"{class_.__module__}.{class_.__qualname__}"
+
+
+def _has_default_words(estimator: Any) -> bool:
+    """Whether all parameters that could matter are those that were measured."""
+    defaults = inspect.signature(type(estimator).__init__).parameters
+    for name, value in estimator.get_params(deep=False).items():
+        if name in _HARMLESS or _is_number(value):
+            continue
+        default = (
+            defaults[name].default if name in defaults else inspect.Parameter.empty
+        )
+        if value is not default and not (isinstance(value, str) and value == default):
+            return False
+    return True
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+@functools.cache
+def known_layouts() -> dict[str, dict[str, Layout]]:
+    """Return the table, without the estimators of libraries of other versions.
+
+    Returns
+    -------
+    dict of str to dict of str to Layout
+        For each estimator, by its full name, the layouts that it converts: "float64 C",
+        for example, and to what.
+    """
+    text = resources.files("skl_mmap.copies").joinpath(_TABLE).read_text()
+    table = json.loads(text)
+    current = {
+        package: _is_current(package, version)
+        for package, version in table["versions"].items()
+    }
+    return {
+        name: {given: Layout.parse(wanted) for given, wanted in row.items()}
+        for name, row in table["estimators"].items()
+        if current[table["packages"][name.partition(".")[0]]]
+    }
+
+
+def _is_current(package: str, version: str) -> bool:
+    """Whether the package is installed in the version measured, but for its patch."""
+    try:
+        installed = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return installed.split(".")[:2] == version.split(".")[:2]
