@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -13,6 +14,7 @@ from skl_mmap.monitor import (
     SegmentRecord,
     TaskRecord,
     _process,
+    _sampler,
     measure,
     publish,
     publish_segment,
@@ -246,6 +248,59 @@ class TestProcesses:
         assert sum(p[1] for p in processes) == sum(1000 - p for p in range(1, 101))
         assert processes[-1][0] == 0
         assert min(p[1] for p in processes[:-1]) == 1000 - 31
+
+
+class TestPace:
+    """How often memory is read where that takes much of the cores."""
+
+    @pytest.mark.parametrize(
+        ("n_cores", "interval_seconds", "expected"),
+        [
+            (1, 0.01, 0.02),  # 0.3 ms for each reading: 1.5 % of a core
+            (2, 0.01, 0.01),
+            (2, 0.001, 0.01),
+            (64, 0.001, 0.001),
+            (1, 0.05, 0.05),
+        ],
+    )
+    def test_at_most_a_share_of_all_cores(
+        self,
+        n_cores: int,
+        interval_seconds: float,
+        expected: float,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        sampler = self.make_sampler(n_cores, interval_seconds, 0.0003, monkeypatch)
+        wait = sampler._find_next_start() - sampler._begin
+        assert wait == pytest.approx(expected, abs=1e-4)
+
+    def test_no_reading_waits_for_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sampler = self.make_sampler(1, 0.01, 0.1, monkeypatch)
+        wait = sampler._find_next_start() - sampler._begin
+        assert wait == pytest.approx(0.05, abs=1e-4)
+
+    @staticmethod
+    def make_sampler(
+        n_cores: int,
+        interval_seconds: float,
+        cpu_seconds: float,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> Sampler:
+        class Tree:
+            cpu_seconds: ClassVar[dict[int, float]] = {}
+            processes: ClassVar[list[object]] = []
+
+            def read(self, *, closely: bool = False) -> tuple[int, ...]:
+                return (1, 1, 0, 0, 0, 0)
+
+        monkeypatch.setattr(_sampler, "_count_cores", lambda: n_cores)
+        sampler = Sampler(Tree(), GroupWatch(0), interval_seconds)  # type: ignore[arg-type]
+        for _ in range(9):
+            sampler.read()
+        sampler._end = sampler._begin
+        now = sampler._cpu_at_start + 10 * cpu_seconds
+        monkeypatch.setattr(_sampler.time, "process_time", lambda: now)
+        return sampler
 
 
 @needs_proc
