@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from skl_mmap.copies._layout import Layout, given_layouts, layout_of
 from skl_mmap.copies._prober import Prober, as_table
-from skl_mmap.copies._remedies import agree
+from skl_mmap.copies._remedies import Answers, agree
 from skl_mmap.copies._results import CopySite, LayoutResult
 
-__all__ = ["converts_to", "probe"]
+__all__ = ["converts_to", "find_conversion", "list_results", "probe"]
 
 _MIN_COPIES = 0.1
 _MIN_SAVED = 0.15
@@ -103,7 +104,7 @@ def converts_to(
     """
     table = as_table(X)
     given = layout_of(table)
-    methods = ("fit", *_list_results(estimator))
+    methods = ("fit", *list_results(estimator))
     with Prober(
         estimator,
         table,
@@ -112,22 +113,39 @@ def converts_to(
         methods=methods,
         timeout_seconds=timeout_seconds,
     ) as prober:
-        before = {
-            answer.copies.method: answer
-            for answer in prober.measure(given, methods, compares=True)
-        }
-        fit = before["fit"].copies
-        if fit.copies is None:
-            return None, f"fit could not be measured: {fit.outcome}. {fit.message}"
-        if not fit.sites or fit.copies <= _MIN_COPIES:
-            return None, "fit makes no copy"
-        layout = next(filter(None, map(_find_target, fit.sites)), None)
-        if layout is None or layout == given:
-            return None, f"fit copies X for another reason: {fit.sites[0].detail}"
-        after = {
-            answer.copies.method: answer
-            for answer in prober.measure(layout, methods, compares=True)
-        }
+
+        def measure(layout: Layout) -> Answers:
+            answers = prober.measure(layout, methods, compares=True)
+            return {answer.copies.method: answer for answer in answers}
+
+        return find_conversion(given, measure)
+
+
+def find_conversion(
+    given: Layout, measure: Callable[[Layout], Answers]
+) -> tuple[Layout | None, str]:
+    """Find the layout to which an estimator converts; see `converts_to`.
+
+    Parameters
+    ----------
+    given : Layout
+        The layout that is asked about.
+    measure : callable
+        Returns what was measured in a layout, with fingerprints.
+    """
+    before = measure(given)
+    fit = before["fit"].copies
+    if fit.copies is None:
+        return None, f"fit could not be measured: {fit.outcome}. {fit.message}"
+    if not fit.sites or fit.copies <= _MIN_COPIES:
+        return None, "fit makes no copy"
+    layout = next(filter(None, map(_find_target, fit.sites)), None)
+    if layout is None or layout == given:
+        return None, f"fit copies X for another reason: {fit.sites[0].detail}"
+    after = measure(layout)
+    if layout.dtype == given.dtype:
+        # Another order is for fit alone: rows to predict for are selected into C order.
+        before, after = {"fit": before["fit"]}, {"fit": after["fit"]}
     verdict, _ = agree(before, after)
     if verdict != "identical":
         return None, f"with X as {layout.dtype} {layout.order}, results are {verdict}"
@@ -141,7 +159,7 @@ def converts_to(
     )
 
 
-def _list_results(estimator: Any) -> list[str]:
+def list_results(estimator: Any) -> list[str]:
     """Return the methods whose results are compared."""
     names = ("predict", "predict_proba", "decision_function", "transform")
     return [name for name in names if hasattr(estimator, name)]
