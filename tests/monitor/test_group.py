@@ -98,6 +98,9 @@ class TestPlace:
         inside = tmp_path / "memory" / "a" / "b"
         inside.mkdir(parents=True)
         write(inside, memory__stat=STAT_V1)
+        decoy = tmp_path / "cpu" / "a" / "b"
+        decoy.mkdir(parents=True)
+        write(decoy, memory__stat=STAT_V1)
         mounts = MOUNT_V1.format(root="/", place=tmp_path / "cpu", options="cpu")
         mounts += MOUNT_V1.format(root="/", place=tmp_path / "memory", options="memory")
         found = pretend("5:cpu:/x\n4:memory:/a/b\n0::/\n", mounts)
