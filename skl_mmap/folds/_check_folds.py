@@ -17,6 +17,7 @@ from skl_mmap.folds._fold_reasons import (
     Circumstances,
     PlannedRows,
     explain,
+    is_stratified,
     kind_of,
 )
 from skl_mmap.folds._fold_report import Fold, FoldReport, FoldRows
@@ -220,14 +221,12 @@ def _describe_circumstances(
         options.min_bytes or 0,
         options.settings.min_mapped_bytes,
         arrange_call,
-        _has_sorted_classes(y),
+        is_stratified(splitter) and _has_sorted_classes(y),
     )
 
 
 def _has_sorted_classes(y: Any) -> bool:
-    labels = np.asarray(y)
-    if y is None or labels.ndim != 1:
-        return False
+    labels = np.asarray(y).ravel()
     n_changes = int(np.count_nonzero(labels[1:] != labels[:-1]))
     return n_changes < len(np.unique(labels))
 

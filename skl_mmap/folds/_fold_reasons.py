@@ -12,7 +12,14 @@ from skl_mmap._units import format_bytes
 from skl_mmap.folds._page_friendly import PageFriendly
 from skl_mmap.folds._page_order import VECTOR_UNIT
 
-__all__ = ["Advice", "Circumstances", "PlannedRows", "explain", "kind_of"]
+__all__ = [
+    "Advice",
+    "Circumstances",
+    "PlannedRows",
+    "explain",
+    "is_stratified",
+    "kind_of",
+]
 
 # Of a joined view, these may be copied: two pages at each seam, or this share.
 _PAGES_OF_SEAM = 2
@@ -123,7 +130,8 @@ class Circumstances:
         How `arrange` is called; empty if it refuses, because rows are tested twice, or
         a train set is not all of the other rows.
     has_sorted_classes : bool
-        Whether the samples of each class of y follow each other.
+        Whether the splitter is stratified, and the samples of each class of y follow
+        each other.
     """
 
     cv: Any
@@ -138,6 +146,15 @@ class Circumstances:
     min_mapped_bytes: int
     arrange_call: str
     has_sorted_classes: bool
+
+
+def is_stratified(cv: Any) -> bool:
+    """Whether a splitter splits each class for itself."""
+    return isinstance(_unwrap(cv), _STRATIFIED)
+
+
+def _unwrap(cv: Any) -> Any:
+    return cv.cv if isinstance(cv, PageFriendly) else cv
 
 
 def kind_of(rows: PlannedRows, n_arrays: int) -> str:
@@ -237,7 +254,7 @@ def _explain_scattered(rows: PlannedRows, about: Circumstances) -> Advice:
 
 def _cause_of_scattering(about: Circumstances) -> str:
     name = type(about.cv).__name__
-    inner = about.cv.cv if isinstance(about.cv, PageFriendly) else about.cv
+    inner = _unwrap(about.cv)
     is_shuffled = getattr(inner, "shuffle", False) or isinstance(
         inner,
         model_selection.BaseShuffleSplit
@@ -248,7 +265,7 @@ def _cause_of_scattering(about: Circumstances) -> str:
         return f"the rows are scattered: {name} shuffles them"
     if isinstance(inner, _GROUPED):
         return f"the rows are scattered, because those of each group of {name} are"
-    if isinstance(inner, _STRATIFIED) and not about.has_sorted_classes:
+    if is_stratified(about.cv) and not about.has_sorted_classes:
         return (
             f"the rows are scattered: {name} splits each class for itself, and y is "
             "not sorted by class"

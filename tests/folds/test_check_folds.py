@@ -25,7 +25,6 @@ from sklearn.svm import SVC
 import skl_mmap
 from skl_mmap import FoldReport, check_folds
 from skl_mmap.exceptions import InvalidParameterError
-from skl_mmap.folds._fold_rows import count_runs
 from skl_mmap.memory import can_remap
 
 # What is refused, and why, is the same on all systems.
@@ -390,19 +389,17 @@ def test_the_extra_is_named_where_pandas_is_missing(
 @mapped
 def test_what_concerns_most_bytes_comes_first() -> None:
     rows = np.arange(N_ROWS)
-    cv = [(rows[::2], rows[:300])]
-    report = check_folds(cv, X)
+    report = check_folds([(rows[::2], rows[:300])], X)
     assert "scattered" in report.reasons[0]
     assert "less than" in report.reasons[1]
 
 
-@pytest.mark.parametrize("n_rows", [1, 2, 65_536, 65_537, 140_000])
-def test_runs_are_counted_across_chunks(n_rows: int) -> None:
-    rows = np.arange(n_rows)
-    assert count_runs(rows) == 1
-    assert count_runs(np.ones(n_rows, dtype=bool)) == 1
-    assert count_runs(np.zeros(n_rows, dtype=bool)) == 0
-    every_second = rows % 2 == 0
-    assert count_runs(every_second) == count_runs(rows[every_second]) == -(-n_rows // 2)
-    assert count_runs(rows[::-1]) == n_rows
-    assert count_runs(rows[:0]) == 0
+@pytest.mark.parametrize(
+    "make_y", [list, pd.Series, lambda y: np.array(y, dtype=object)]
+)
+def test_the_target_may_be_anything(make_y: Any) -> None:
+    y = make_y([None, "text", 3.0] * (N_ROWS // 3))
+    assert len(check_folds(KFold(3, shuffle=True), X, y).folds) == 3
+    assert len(check_folds(3, X, np.c_[X, X]).folds) == 3
+    column = pd.DataFrame({"y": Y})
+    assert len(check_folds(StratifiedKFold(3), X, column).folds) == 3
