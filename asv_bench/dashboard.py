@@ -54,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="look at memory over n_jobs in Chromium, without the internet",
+        help="after a whole run: does the page work in Chromium, without the internet?",
     )
     parser.add_argument(
         "--screenshot", type=Path, metavar="PNG", help="save what --check has seen"
@@ -81,12 +81,13 @@ def find_commit() -> str:
     return result.stdout.strip()
 
 
-def run_asv(home: str, *arguments: str) -> int:
+def run_asv(home: str, *arguments: str, is_quiet: bool = False) -> int:
     """Run asv with a home folder of its own, and return its exit code."""
     config = str(FOLDER / "asv.conf.json")
     return subprocess.run(
         [sys.executable, "-m", "asv", "--config", config, *arguments],
         env={**os.environ, "HOME": home},
+        stdout=subprocess.DEVNULL if is_quiet else None,
     ).returncode
 
 
@@ -151,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = 0
     try:
         with tempfile.TemporaryDirectory() as home:
-            if run_asv(home, "machine", "--yes") != 0:
+            if run_asv(home, "machine", "--yes", is_quiet=True) != 0:
                 raise DashboardError("asv cannot describe this machine.")
             if not arguments.no_run:
                 code = measure(home, arguments.bench or [])

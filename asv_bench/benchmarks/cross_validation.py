@@ -8,7 +8,9 @@ from sklearn.model_selection import KFold, cross_val_score
 
 from .data import make_friedman
 from .jobs import ScoredJob, make_sgd, use_backend, warm_up
-from .profiles import PROFILE
+from .profiles import PROFILE, make_version
+
+version = make_version(__file__)
 
 _ROWS = 1_000_000
 

@@ -8,7 +8,9 @@ from sklearn.model_selection import GridSearchCV, KFold
 
 from .data import make_friedman
 from .jobs import DetailedJob, make_sgd, use_backend, warm_up
-from .profiles import PROFILE
+from .profiles import PROFILE, make_version
+
+version = make_version(__file__)
 
 _ROWS = 500_000
 _GRID = {"alpha": [1e-5, 1e-4, 1e-3]}

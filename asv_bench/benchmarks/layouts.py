@@ -15,7 +15,9 @@ from sklearn.model_selection import KFold, cross_val_score
 
 from .data import make_friedman
 from .jobs import DetailedJob, make_sgd, use_backend, warm_up
-from .profiles import PROFILE
+from .profiles import PROFILE, make_version
+
+version = make_version(__file__)
 
 _ROWS = 500_000
 _LAYOUTS: dict[str, Any] = {

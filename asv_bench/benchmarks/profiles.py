@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["PROFILE", "Profile"]
+__all__ = ["PROFILE", "Profile", "make_version"]
 
 _VARIABLE = "SKL_MMAP_BENCH_PROFILE"
 
@@ -103,3 +105,13 @@ def _find_profile() -> Profile:
 
 
 PROFILE = _find_profile()
+
+
+def make_version(file: str) -> str:
+    """Name the version of the benchmarks in a module, for its attribute `version`.
+
+    asv compares results of one version only. It would not notice another size of the
+    data, nor a change of what is called from the benchmark.
+    """
+    text = repr(PROFILE).encode() + Path(file).read_bytes()
+    return hashlib.sha256(text).hexdigest()

@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .profiles import PROFILE
+from .profiles import PROFILE, make_version
+
+version = make_version(__file__)
 
 _ROWS = 1_000_000
 

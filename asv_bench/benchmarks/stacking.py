@@ -21,7 +21,9 @@ from sklearn.tree import DecisionTreeRegressor
 
 from .data import make_friedman
 from .jobs import DetailedJob, hold, use_backend, warm_up
-from .profiles import PROFILE
+from .profiles import PROFILE, make_version
+
+version = make_version(__file__)
 
 _HOLD_BYTES = 800_000_000
 _HOLD_JOBS = 2 if PROFILE.is_quick else 4

@@ -72,6 +72,8 @@ def look_at_graph(
 ) -> Graph:
     """Open the page of one benchmark, with a parameter as its x axis.
 
+    There is a curve for each value of the first other parameter.
+
     Parameters
     ----------
     html : Path
@@ -98,7 +100,7 @@ def look_at_graph(
         if browser.evaluate(_HAS_FAILED):
             found = "\n".join(browser.problems)
             raise ChromiumError(f"the page could not load its scripts:\n{found}")
-        browser.open(f"{url}#{quote(benchmark)}?x-axis={quote(x_axis)}")
+        browser.open(f"{url}#{quote(benchmark)}?{_select(html, benchmark, x_axis)}")
         browser.wait_for(f"{_CURVES}.length")
         if screenshot is not None:
             browser.take_screenshot(screenshot)
@@ -120,6 +122,22 @@ def look_at_graph(
             n_colours=int(browser.evaluate(_COLOURS)),
             problems=tuple(browser.problems),
         )
+
+
+def _select(html: Path, benchmark: str, x_axis: str) -> str:
+    """Write the part of the address that says which curves are shown."""
+    index = json.loads((html / "index.json").read_text(encoding="utf-8"))
+    found = index["benchmarks"][benchmark]
+    others = [
+        (name, values)
+        for name, values in zip(found["param_names"], found["params"], strict=True)
+        if name != x_axis
+    ]
+    words = [f"x-axis={quote(x_axis)}"]
+    for position, (name, values) in enumerate(others):
+        chosen = values if position == 0 else values[-1:]
+        words += [f"p-{quote(name)}={quote(value)}" for value in chosen]
+    return "&".join(words)
 
 
 def describe(graph: Graph) -> str:

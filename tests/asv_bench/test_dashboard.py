@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import dashboard
 import pytest
 from web import assets, check
 from web.chromium import Chromium, ChromiumError, find_chromium
@@ -61,13 +62,33 @@ def test_port_in_use_is_an_error(tmp_path: Path) -> None:
         make_server(tmp_path, server.server_address[1])
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="asks git for the commit")
+def test_folder_without_history_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dashboard, "FOLDER", tmp_path)
+    with pytest.raises(dashboard.DashboardError, match=r"no git checkout.*-e bench"):
+        dashboard.find_commit()
+
+
+def test_missing_browser_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    with pytest.raises(dashboard.DashboardError, match=r"no Chromium.*CHROMIUM"):
+        dashboard.check(None)
+
+
 @needs_chromium
 def test_browser_tells_problems_of_a_page(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text(
-        "<script src='https://cdn.example/a.js'></script>"
+        "<script>document.write(`<script src="
+        "http://localhost:${location.port}/a.js></scr` + `ipt>`)</script>"
         "<script>console.error('said', 5); console.log('trifle')</script>"
         "<script>undefinedFunction()</script><p id=end></p>"
     )
+    (tmp_path / "a.js").touch()
     assert CHROMIUM is not None
     with serving(tmp_path) as url, contextlib.closing(Chromium(CHROMIUM)) as browser:
         browser.open(f"{url}index.html")
@@ -78,7 +99,7 @@ def test_browser_tells_problems_of_a_page(tmp_path: Path) -> None:
         problems = "\n".join(browser.problems)
     assert "console: said 5" in problems
     assert "undefinedFunction is not defined" in problems
-    # There is no internet.
+    # No name leads anywhere, not even that of this machine.
     assert "ERR_NAME_NOT_RESOLVED" in problems
     assert "trifle" not in problems
 

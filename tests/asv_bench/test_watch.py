@@ -116,10 +116,15 @@ def test_sampler_that_came_with_the_wheel_comes_first(
     package = tmp_path / "a" / "b" / "asv_bench_peaktree"
     (package / "_monitor").mkdir(parents=True)
     sampler = package / "_monitor" / "_sampler.py"
-    shutil.copy(_watch.find_sampler(), sampler)
+    checkout = tmp_path / "skl_mmap" / "monitor" / "_sampler.py"
+    checkout.parent.mkdir(parents=True)
+    for place in (sampler, checkout):
+        shutil.copy(_watch.find_sampler(), place)
     monkeypatch.setattr(_watch, "__file__", str(package / "_watch.py"))
     assert _watch.find_sampler() == sampler
     sampler.unlink()
+    assert _watch.find_sampler() == checkout
+    checkout.unlink()
     with pytest.raises(RuntimeError, match="pip install --force-reinstall"):
         _watch.find_sampler()
 
