@@ -18,6 +18,8 @@ _MIN_ADOPTED_BYTES = 32 << 20
 # Of the peak growth: less is not worth a thought.
 _MIN_SHARE = 0.1
 
+_LAYOUT_NOTE = "was given X as"
+
 # By a word of the reason that `skl_mmap.memory` gives.
 _CODE = (
     ("long runs", "X, y, cv = skl_mmap.arrange(X, y, cv=cv)"),
@@ -62,6 +64,11 @@ def list_suggestions(report: MemoryReport) -> tuple[Suggestion, ...]:
     if find_private_copies(report.tasks, report.unit_bytes):
         code = "skl_mmap.check_copies(estimator, X, y)"
         found.append(Suggestion(code, "says what the estimator copies, and what helps"))
+        # With layouts="auto", there is a note about every estimator.
+        if not any(_LAYOUT_NOTE in note for note in report.notes):
+            code = 'parallel_config(backend="mmap", layouts="auto")'
+            reason = "shares one converted copy, where estimators convert X each"
+            found.append(Suggestion(code, reason))
     return tuple(found)
 
 

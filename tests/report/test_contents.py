@@ -123,9 +123,12 @@ class TestSuggestions:
         assert large.suggestions == ()
 
     def test_estimators_that_copy_are_looked_at(self) -> None:
-        report = make_report(make_record(peak_private_bytes=90 * MIB))
-        [suggestion] = report.suggestions
-        assert suggestion.code == "skl_mmap.check_copies(estimator, X, y)"
+        record = make_record(peak_private_bytes=90 * MIB)
+        look, layouts = make_report(record).suggestions
+        assert look.code == "skl_mmap.check_copies(estimator, X, y)"
+        assert layouts.code == 'parallel_config(backend="mmap", layouts="auto")'
+        notes = ("SVC was given X as float64 C: because",)
+        assert make_report(record, notes=notes).suggestions == (look,)
 
 
 class TestUnit:
