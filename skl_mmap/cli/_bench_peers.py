@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -70,16 +72,17 @@ def _configure(backend: str, **options: Any) -> Callable[[int], Any]:
 
 @contextlib.contextmanager
 def _enter_dask(n_jobs: int) -> Iterator[None]:
+    import dask
     from distributed import Client
 
     with (
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        dask.config.set(temporary_directory=folder),
         Client(
             n_workers=n_jobs,
             threads_per_worker=1,
             memory_limit=0,
             dashboard_address=None,
-            local_directory=folder,
         ),
         parallel_config(backend="dask", n_jobs=n_jobs),
     ):
@@ -88,16 +91,27 @@ def _enter_dask(n_jobs: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _enter_ray(n_jobs: int) -> Iterator[None]:
+    # Or it writes a token to the user's home; it listens to this machine only.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
     from ray.util.joblib import register_ray
 
-    ray.init(num_cpus=n_jobs, include_dashboard=False, log_to_driver=False)
-    try:
-        register_ray()
-        with parallel_config(backend="ray", n_jobs=n_jobs):
-            yield
-    finally:
-        ray.shutdown()
+    # Its workers import from where this process does, also from a checkout.
+    variables = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        ray.init(
+            num_cpus=n_jobs,
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env={"env_vars": variables},
+            _temp_dir=folder,
+        )
+        try:
+            register_ray()
+            with parallel_config(backend="ray", n_jobs=n_jobs):
+                yield
+        finally:
+            ray.shutdown()
 
 
 PEERS = {
