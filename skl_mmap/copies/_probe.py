@@ -139,7 +139,7 @@ def find_conversion(
         return None, f"fit could not be measured: {fit.outcome}. {fit.message}"
     if not fit.sites or fit.copies <= _MIN_COPIES:
         return None, "fit makes no copy"
-    layout = next(filter(None, map(_find_target, fit.sites)), None)
+    layout = next(filter(None, (_find_target(s, given) for s in fit.sites)), None)
     if layout is None or layout == given:
         return None, f"fit copies X for another reason: {fit.sites[0].detail}"
     after = measure(layout)
@@ -165,9 +165,19 @@ def list_results(estimator: Any) -> list[str]:
     return [name for name in names if hasattr(estimator, name)]
 
 
-def _find_target(site: CopySite) -> Layout | None:
+def _find_target(site: CopySite, given: Layout) -> Layout | None:
     """Return the layout of a copy that check_array has made only to convert X."""
+    if site.function not in ("check_array", "_asarray_with_order"):
+        return None
+    if site.reason not in ("dtype", "order"):
+        return None
     words = site.content.split()
-    is_checked = site.function in ("check_array", "_asarray_with_order")
-    is_pure = site.reason in ("dtype", "order") and words[:2] == ["X", "as"]
-    return Layout(words[2], words[3]) if is_checked and is_pure else None
+    if words[:2] == ["X", "as"]:
+        return Layout(words[2], words[3])
+    if words:
+        return None
+    # It was gone before anybody could look at it. What is tried will be compared.
+    if site.reason == "order":
+        return Layout(given.dtype, "C" if given.order == "F" else "F")
+    other = {"float64": "float32", "float32": "float64"}.get(given.dtype)
+    return None if other is None else Layout(other, given.order)
