@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from skl_mmap.backend._copy_sites import CopySites
 from skl_mmap.backend._labels import label_batch
 from skl_mmap.memory import counters, trim_heap
 from skl_mmap.monitor._own_memory import OwnMemory, own_memory
@@ -27,6 +28,9 @@ class Observation:
     ----------
     is_measured : bool
         Whether anybody wants to know about memory: it takes some milliseconds.
+    names_sites : bool
+        Whether lines of code that ask for large blocks are named, which makes NumPy
+        slower.
     """
 
     # Whether this process has run a batch before: with the first one, it imports
@@ -35,8 +39,9 @@ class Observation:
     # Private memory of this process when the heap was last given back.
     _lean_bytes = 0
 
-    def __init__(self, is_measured: bool) -> None:
+    def __init__(self, is_measured: bool, *, names_sites: bool = False) -> None:
         self._is_measured = is_measured
+        self._sites = CopySites() if names_sites else None
         self._seconds = 0.0
         self._before: OwnMemory | None = None
         self._peak_private_bytes: int | None = None
@@ -50,7 +55,8 @@ class Observation:
         self._begin()
         begin = time.perf_counter()
         try:
-            yield
+            with self._sites or contextlib.nullcontext():
+                yield
         finally:
             self._seconds = time.perf_counter() - begin
             if self._before is not None:
@@ -86,6 +92,7 @@ class Observation:
             peak_private_bytes=self._peak_private_bytes,
             dirtied_bytes=dirtied_bytes if self._is_measured else None,
             label=self._label,
+            copy_sites={} if self._sites is None else self._sites.largest,
         )
 
 

@@ -23,7 +23,12 @@ from skl_mmap.backend._options import Options
 from skl_mmap.backend._pickling import SharingError, dump_result, dump_task, load
 from skl_mmap.backend._row_arguments import with_light_rows
 from skl_mmap.memory import Segment, Store, live_mappings, trim_heap
-from skl_mmap.monitor._records import TaskRecord, is_measuring, publish
+from skl_mmap.monitor._records import (
+    TaskRecord,
+    is_looking_for_sites,
+    is_measuring,
+    publish,
+)
 
 __all__ = ["Task", "unpack"]
 
@@ -69,7 +74,7 @@ class Task:
             (reason,) = error.args
             _forget_frames(reason)
             return FailedTask, (reason,)
-        return PackedTask, (payload, is_measuring())
+        return PackedTask, (payload, is_measuring(), is_looking_for_sites())
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +89,21 @@ class FailedTask:
 
 @dataclass(frozen=True, slots=True)
 class PackedTask:
-    """A pickled batch, and whether the parent wants to know its cost in detail."""
+    """A pickled batch, and whether the parent wants to know its cost in detail.
+
+    Attributes
+    ----------
+    payload : bytes
+        The batch.
+    is_measured : bool
+        Whether memory is looked at.
+    names_sites : bool
+        Whether lines of code that ask for large blocks are named.
+    """
 
     payload: bytes
     is_measured: bool
+    names_sites: bool = False
 
     def __call__(self) -> Outcome:
         outcome = self._run()
@@ -98,7 +114,7 @@ class PackedTask:
         return outcome
 
     def _run(self) -> Outcome:
-        observation = Observation(self.is_measured)
+        observation = Observation(self.is_measured, names_sites=self.names_sites)
         try:
             with observation.running():
                 batch = load(self.payload)

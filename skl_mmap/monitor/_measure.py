@@ -24,7 +24,7 @@ from skl_mmap.monitor._measurement import (
     Reading,
 )
 from skl_mmap.monitor._portable import PortableTree
-from skl_mmap.monitor._records import TaskRecord, listen, unlisten
+from skl_mmap.monitor._records import TaskRecord, listen, looking_for_sites, unlisten
 from skl_mmap.monitor._sampler import ProcessesNumbers
 from skl_mmap.monitor._sampler_process import (
     SamplerProcess,
@@ -174,7 +174,11 @@ def measure(
 
 @contextlib.contextmanager
 def measure_as(
-    kind: type[_Measured], *, interval_seconds: float = 0.01, method: str = "auto"
+    kind: type[_Measured],
+    *,
+    interval_seconds: float = 0.01,
+    method: str = "auto",
+    copy_sites: bool = False,
 ) -> Iterator[_Measured]:
     """Measure a block as `measure` does, and fill in a measurement of some subclass."""
     interval_seconds = _check_interval(interval_seconds)
@@ -191,8 +195,10 @@ def measure_as(
             measurement.tasks.append(record)
 
         listener = listen(take_record, remarks.setdefault, measurement.add_segment)
+        looking = looking_for_sites() if copy_sites else contextlib.nullcontext()
         try:
-            yield measurement
+            with looking:
+                yield measurement
         finally:
             wall_seconds = time.perf_counter() - start
             unlisten(listener)

@@ -10,15 +10,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 __all__ = [
     "SegmentRecord",
     "TaskRecord",
+    "is_looking_for_sites",
     "is_measuring",
     "listen",
+    "looking_for_sites",
     "note",
     "publish",
     "publish_segment",
@@ -51,6 +54,9 @@ class TaskRecord:
         Bytes of copy-on-write pages that the tasks wrote to. None where not measured.
     label : str
         What was fitted, and on which fold, where the tasks say so.
+    copy_sites : mapping of str to int
+        Lines of code that asked for large blocks of memory, and the bytes of the
+        largest one of each. Empty unless sites were asked for.
     end_seconds : float or None
         When the result arrived, since the start of the measurement that has this
         record. None before, and no part of what makes two records equal.
@@ -66,6 +72,7 @@ class TaskRecord:
     dirtied_bytes: int | None = None
     label: str = ""
     # By name only: whatever is added to a record comes before or after it.
+    copy_sites: Mapping[str, int] = field(default_factory=dict, kw_only=True)
     end_seconds: float | None = field(default=None, compare=False, kw_only=True)
 
 
@@ -106,6 +113,7 @@ _Listener = tuple[
     Callable[[SegmentRecord], None],
 ]
 _listeners: list[_Listener] = []
+_looking: list[bool] = []
 
 
 def listen(
@@ -139,6 +147,23 @@ def unlisten(listener: _Listener) -> None:
 def is_measuring() -> bool:
     """Whether anybody listens, so that workers should look closely."""
     return bool(_listeners)
+
+
+@contextlib.contextmanager
+def looking_for_sites() -> Iterator[None]:
+    """Let workers say which lines of code ask for large blocks, while a block runs."""
+    with _lock:
+        _looking.append(True)
+    try:
+        yield
+    finally:
+        with _lock:
+            _looking.pop()
+
+
+def is_looking_for_sites() -> bool:
+    """Whether workers should name lines of code, which costs them time."""
+    return bool(_looking)
 
 
 def publish(record: TaskRecord) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from skl_mmap._units import format_bytes
+from skl_mmap.report._task_cost import join_sites
 
 if TYPE_CHECKING:
     from skl_mmap.report._task_cost import TaskCost
@@ -24,6 +25,7 @@ _MAX_PRIVATE_SHARE = 0.25
 _MIN_BYTES = 1 << 20
 # The first call of a library, threads and heaps take some MiB that are no copy of X.
 _MIN_PRIVATE_BYTES = 8 << 20
+_MAX_SITES = 3
 
 # By a word of the reason that `skl_mmap.memory` gives.
 _REMEDIES = (
@@ -111,6 +113,11 @@ def _complain_about_estimator(
         "it itself: a parameter such as copy_X=False or copy=False, or another dtype "
         "or order of X, may avoid it."
     )
+    sites = join_sites(task.copy_sites for task in guilty)
+    large = {site: n for site, n in sites.items() if n >= least}
+    if large:
+        named = [f"{site} ({format_bytes(n)})" for site, n in large.items()]
+        complaint += f" It was made at {', '.join(named[:_MAX_SITES])}."
     return [complaint]
 
 

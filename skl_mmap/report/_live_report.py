@@ -89,7 +89,10 @@ class LiveReport(Measurement):
 
 @contextlib.contextmanager
 def measure(
-    *, interval_seconds: float = 0.01, method: str = "auto"
+    *,
+    interval_seconds: float = 0.01,
+    method: str = "auto",
+    copy_sites: bool = False,
 ) -> Iterator[LiveReport]:
     """Measure the memory of this process and all it starts while a block runs.
 
@@ -103,6 +106,11 @@ def measure(
         memory, each once (Linux). ``"uss"``: sum of unique set sizes, which leaves
         shared memory out; needs psutil. ``"auto"``: the former where there is a
         ``/proc``, otherwise the latter; `Measurement.method` says which.
+
+    copy_sites : bool, default=False
+        Whether tasks of the backend "mmap" name the lines of code that ask for large
+        blocks of memory. Small arrays of NumPy take four times as long then; see
+        `skl_mmap.check_copies` for more about one estimator.
 
     Yields
     ------
@@ -148,6 +156,9 @@ def measure(
     'this process'
     """
     with measure_as(
-        LiveReport, interval_seconds=interval_seconds, method=method
+        LiveReport,
+        interval_seconds=interval_seconds,
+        method=method,
+        copy_sites=copy_sites,
     ) as report:
         yield report

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from skl_mmap.monitor import TaskRecord
 
-__all__ = ["TaskCost", "add_reasons", "group_tasks"]
+__all__ = ["TaskCost", "add_reasons", "group_tasks", "join_sites"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,9 @@ class TaskCost:
         Bytes of copy-on-write pages that were written to. None where not measured.
     seconds : float
         Wall time of all of them.
+    copy_sites : dict of str to int
+        Lines of code that asked for large blocks of memory, and the bytes of the
+        largest one of each, if sites were asked for; largest first.
     """
 
     label: str
@@ -45,6 +48,7 @@ class TaskCost:
     private_bytes: int | None
     dirtied_bytes: int | None
     seconds: float
+    copy_sites: dict[str, int] = field(default_factory=dict)
 
     @property
     def estimator(self) -> str:
@@ -75,6 +79,7 @@ class TaskCost:
             private_bytes=max(0, *private) if private else None,
             dirtied_bytes=sum(dirtied) if dirtied else None,
             seconds=sum(record.seconds for record in records),
+            copy_sites=join_sites(record.copy_sites for record in records),
         )
 
 
@@ -96,6 +101,15 @@ def add_reasons(records: Iterable[TaskRecord]) -> dict[str, int]:
         for reason, n_bytes in record.copy_reasons.items():
             total[reason] = total.get(reason, 0) + n_bytes
     return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+
+def join_sites(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Join lines of code: bytes of the largest block of each, largest first."""
+    largest: dict[str, int] = {}
+    for part in parts:
+        for site, n_bytes in part.items():
+            largest[site] = max(largest.get(site, 0), n_bytes)
+    return dict(sorted(largest.items(), key=lambda item: -item[1]))
 
 
 def _natural_order(label: str) -> list[tuple[int, str]]:

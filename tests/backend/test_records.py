@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from joblib import Parallel, delayed
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import cross_validate
 
 import skl_mmap
 from tests.backend.common import (
@@ -171,3 +173,19 @@ def test_listening_ends_with_the_block() -> None:
         n_records = len(records)
         call_each(nothing, n_tasks=2)
     assert len(records) == n_records == 2
+
+
+def test_lines_that_ask_for_large_blocks_are_named_when_asked_for() -> None:
+    X = np.random.default_rng(0).normal(size=(40_000, 40))
+    y = X[:, 0].copy()
+    with skl_mmap.measure(copy_sites=True) as report, use_mmap():
+        cross_validate(Ridge(), X, y, cv=2)
+    (task, *_) = report.report(input_bytes=X.nbytes).tasks
+    (site, n_bytes), *_ = task.copy_sites.items()
+    assert "check_array" in site
+    assert site.startswith("sklearn/utils/validation.py:")
+    # One of both halves.
+    assert n_bytes == pytest.approx(X.nbytes / 2, rel=0.01)
+    with skl_mmap.measure() as report, use_mmap():
+        cross_validate(Ridge(), X, y, cv=2)
+    assert not any(task.copy_sites for task in report.tasks)

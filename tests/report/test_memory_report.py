@@ -108,6 +108,25 @@ def test_writing_to_the_input_is_told() -> None:
     assert "wrote to its input" in complaint
 
 
+def test_lines_that_made_copies_are_named_if_they_are_known() -> None:
+    records = [
+        make_record(
+            "Ridge, fold 1 of 2",
+            peak_private_bytes=90 * MIB,
+            copy_sites={"a.py:1 fit": 80 * MIB, "b.py:2 small": 5 * MIB},
+        ),
+        make_record(
+            "Ridge, fold 2 of 2",
+            peak_private_bytes=90 * MIB,
+            copy_sites={"a.py:1 fit": 79 * MIB, "c.py:3 dot": 85 * MIB},
+        ),
+    ]
+    report = make_report(*records)
+    [complaint] = report.complaints
+    assert "made at c.py:3 dot (85.0 MiB), a.py:1 fit (80.0 MiB)." in complaint
+    assert MemoryReport.from_json(report.to_json()).tasks == report.tasks
+
+
 def test_complaints_are_one_for_each_estimator() -> None:
     records = [
         make_record("a, fold 1 of 2", reasons={SCATTERED: 30 * MIB}),
