@@ -35,14 +35,17 @@ _SHAPES = {
         *("RadiusNeighborsTransformer", "SVC", "SVR", "SpectralBiclustering"),
         *("SpectralClustering", "SpectralCoclustering", "SpectralEmbedding", "TSNE"),
     ),
-    _NARROW: ("PolynomialFeatures", "PolynomialCountSketch", "SplineTransformer"),
+    _NARROW: (
+        *("GraphicalLassoCV", "PolynomialCountSketch", "PolynomialFeatures"),
+        "SplineTransformer",
+    ),
     _SMALL: (
         *("BaggingClassifier", "BaggingRegressor", "Birch", "DictionaryLearning"),
-        *("EllipticEnvelope", "GammaRegressor", "IterativeImputer"),
-        *("LatentDirichletAllocation", "MinCovDet", "MiniBatchDictionaryLearning"),
-        *("MiniBatchSparsePCA", "NeighborhoodComponentsAnalysis"),
-        *("QuantileRegressor", "SequentialFeatureSelector", "SparsePCA"),
-        *("TheilSenRegressor",),
+        *("EllipticEnvelope", "MinCovDet"),
+        *("GammaRegressor", "IterativeImputer", "LatentDirichletAllocation"),
+        *("MiniBatchDictionaryLearning", "MiniBatchSparsePCA", "QuantileRegressor"),
+        *("NeighborhoodComponentsAnalysis", "SequentialFeatureSelector", "SparsePCA"),
+        "TheilSenRegressor",
     ),
 }
 _SHAPE_OF = {name: shape for shape, names in _SHAPES.items() for name in names}
@@ -57,12 +60,11 @@ _COSTS = {
     "n_repeats": 2,
     "n_restarts_optimizer": 0,
 }
-
-
 _MORE_COSTS: dict[str, dict[str, Any]] = {
     "BernoulliRBM": {"n_iter": 2},
     "DictionaryLearning": {"n_components": 8, "max_iter": 5},
     "GaussianRandomProjection": {"n_components": 20},
+    "GraphicalLassoCV": {"alphas": 2, "n_refinements": 1, "cv": 2},
     "LGBMClassifier": {"n_estimators": 4, "n_jobs": 1, "verbose": -1},
     "LGBMRegressor": {"n_estimators": 4, "n_jobs": 1, "verbose": -1},
     "LatentDirichletAllocation": {"max_iter": 2},

@@ -35,7 +35,9 @@ __all__ = ["LAYOUTS", "Row", "measure_entry", "read_rows", "write_row", "write_t
 
 LAYOUTS = all_layouts(np.empty((1, 1)))
 # One layout with all its samples.
-_TIMEOUT_SECONDS = 90.0
+_TIMEOUT_SECONDS = 60.0
+# Nothing else is tried with estimators whose fit takes longer.
+_MAX_FIT_SECONDS = 2.0
 _NEAR = 0.05
 
 
@@ -147,7 +149,10 @@ def _measure(row: Row, prober: Prober, given: Layout, methods: tuple[str, ...]) 
         for layout, answer in answers.items()
         if layout.mode == "c"
     }
-    remedy, results = _choose_remedy(find_suggestions(prober, given, only_fits))
+    remedy, results = "", ""
+    if first.seconds <= _MAX_FIT_SECONDS:
+        suggestions = find_suggestions(prober, given, only_fits)
+        remedy, results = _choose_remedy(suggestions)
     converts = {
         f"{layout.dtype} {layout.order}": f"{target.dtype} {target.order}"
         for layout in only_fits
