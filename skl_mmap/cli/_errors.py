@@ -12,7 +12,7 @@ __all__ = ["CommandError", "ExitCode"]
 class ExitCode(IntEnum):
     """Exit codes of every subcommand.
 
-    A shell adds 128 to the number of a signal: 130 is Ctrl-C.
+    A shell adds 128 to the number of a signal: 130 is Ctrl-C, 141 a closed pipe.
     """
 
     OK = 0
@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     CANNOT_RUN = 3
     INTERRUPTED = 130
+    BROKEN_PIPE = 141
 
 
 class CommandError(SklMmapError, RuntimeError):

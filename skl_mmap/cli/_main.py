@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from skl_mmap import __version__
-from skl_mmap.cli import _bench, _completion, _demo, _info, _run
+from skl_mmap.cli import _bench, _check, _completion, _demo, _info, _run
 from skl_mmap.cli._errors import CommandError, ExitCode
 
 __all__ = ["main"]
@@ -23,6 +24,7 @@ exit codes:
   2    an option cannot be used
   3    cannot run: a missing package, too little memory, a process that died
   130  interrupted (Ctrl-C)
+  141  nobody reads the output any more
 """
 
 
@@ -43,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     _demo.add_parser(subcommands, epilog=_EPILOG)
     _info.add_parser(subcommands, epilog=_EPILOG)
     _run.add_parser(subcommands)
+    _check.add_parser(subcommands)
     _bench.add_parser(subcommands, epilog=_EPILOG)
     _completion.add_parser(subcommands, whole=parser, epilog=_EPILOG)
     return parser
@@ -68,10 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_.code if isinstance(exit_.code, int) else ExitCode.USAGE
     try:
         with _ending_in_order():
-            return int(arguments.run(arguments))
+            exit_code = int(arguments.run(arguments))
+            sys.stdout.flush()
+            return exit_code
     except CommandError as error:
         print(f"skl-mmap {arguments.subcommand}: error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output wants no more of it: head, or a pager that was left.
+        # What is still buffered must not be tried again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.BROKEN_PIPE
     except KeyboardInterrupt:
         print(f"skl-mmap {arguments.subcommand}: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED

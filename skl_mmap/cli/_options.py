@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ __all__ = [
     "add_job_options",
     "choices",
     "integer",
+    "number",
     "own_parameters",
     "size",
 ]
@@ -86,6 +88,23 @@ def integer(*, at_least: int) -> Callable[[str], int]:
                 f"{text!r} is not a whole number of at least {at_least}."
             )
         return number
+
+    return read
+
+
+def number(*, at_least: float) -> Callable[[str], float]:
+    """Make a type for finite numbers with a lower bound."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not at_least <= value < math.inf:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a number of at least {at_least:g}."
+            )
+        return value
 
     return read
 

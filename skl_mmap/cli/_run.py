@@ -39,6 +39,7 @@ exit codes:
   2    an option cannot be used, or there is no such script
   3    cannot run: the memory cannot be measured, a report cannot be written
   130  interrupted (Ctrl-C)
+  141  nobody reads the output any more
 """
 
 

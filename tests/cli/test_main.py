@@ -15,7 +15,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"skl-mmap {skl_mmap.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], *([name, "--help"] for name in ("demo", "info", "bench"))],
+)
 def test_help_documents_the_exit_codes(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,3 +66,32 @@ def test_errors_become_exit_codes_and_one_line(
     output = capsys.readouterr()
     assert output.err.endswith(text)
     assert output.out == ""
+
+
+@pytest.mark.parametrize("name", ["run", "check"])
+def test_subcommands_with_exit_codes_of_their_own_document_them(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {code.value} " in text for code in ExitCode)
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    # More than fits into a pipe, and nobody who reads it.
+    code = (
+        "import sys\n"
+        "from skl_mmap.cli import _demo, main\n"
+        "_demo.run = lambda _: print('x' * 10_000_000) or 0\n"
+        "sys.exit(main(['demo']))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(30) == 141
