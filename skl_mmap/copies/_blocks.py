@@ -12,19 +12,24 @@ import contextlib
 import ctypes
 import os
 import threading
+import time
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 from skl_mmap.copies._contents import Content, Reference
 from skl_mmap.copies._stacks import Frame, check_arguments, read_stack
+from skl_mmap.memory._libc import PAGE_BYTES, resident_bytes
 
 __all__ = ["MIN_BLOCK_BYTES", "Block", "Blocks", "OwnPages", "use_own_mappings"]
 
 MIN_BLOCK_BYTES = 1 << 15
 # Smaller ones are counted, but nothing else is known of them.
 _MIN_SHARE = 0.1
-_MAX_LOOKS = 40
+# Between two looks at a block: first, and how much longer each time.
+_FIRST_SECONDS = 0.001
+_FACTOR = 1.3
+_MAX_LOOKS = 20
 _M_MMAP_THRESHOLD = -3
 _HEADER_BYTES = 16
 _IS_MAPPED = 2
@@ -89,6 +94,8 @@ class Block:
         What it has to do with X, as it was last seen.
     is_at_peak : bool
         Whether it was alive when most was.
+    is_untouched : bool
+        Whether it was looked at, and never had a page in memory.
     """
 
     address: int
@@ -97,7 +104,9 @@ class Block:
     arguments: dict[str, Any] | None = None
     content: Content | None = None
     is_at_peak: bool = False
+    is_untouched: bool = False
     n_looks: int = 0
+    next_look: float = 0.0
 
 
 @dataclass(slots=True)
@@ -139,8 +148,9 @@ class Blocks:
             for gone in {address, old} & self._alive.keys():
                 self._live_bytes -= self._alive.pop(gone).n_bytes
             block = Block(address, n_bytes)
+            # The next block comes when the one before has been filled, mostly.
+            self._look_at_contents()
             if n_bytes >= _MIN_SHARE * self.reference.n_bytes:
-                self._look_at_contents()
                 block.stack = read_stack(frame, self.bottom)
                 block.arguments = check_arguments(frame)
                 self.seen.append(block)
@@ -157,10 +167,10 @@ class Blocks:
             for block in self.seen:
                 block.is_at_peak = self._alive.get(block.address) is block
 
-    def live_bytes(self) -> int:
+    def live_bytes(self, *, looks_anyway: bool = False) -> int:
         """Bytes of the blocks that are alive now; what they hold is looked at."""
         with self._looking():
-            self._look_at_contents()
+            self._look_at_contents(anyway=looks_anyway)
             self._forget_dead()
             return self._live_bytes
 
@@ -174,18 +184,31 @@ class Blocks:
                 del self._alive[address]
                 self._live_bytes -= block.n_bytes
 
-    def _look_at_contents(self) -> None:
+    def _look_at_contents(self, *, anyway: bool = False) -> None:
+        """Look at what blocks hold, at each of them less and less often."""
+        now = time.monotonic()
         for block in list(self._alive.values()):
-            if not block.stack or block.n_looks >= _MAX_LOOKS:
-                continue
-            block.n_looks += 1
-            # Freed by another thread meanwhile.
-            with contextlib.suppress(OSError):
-                if self.pages.is_block(block.address, block.n_bytes):
-                    found = self.reference.identify(
-                        block.address, block.n_bytes, self.pages.read
-                    )
-                    block.content = found or block.content
+            if block.stack and (anyway or now >= block.next_look):
+                block.next_look = now + _FIRST_SECONDS * _FACTOR**block.n_looks
+                block.n_looks = min(block.n_looks + 1, _MAX_LOOKS)
+                # Freed by another thread meanwhile.
+                with contextlib.suppress(OSError):
+                    self._look_at(block)
+
+    def _look_at(self, block: Block) -> None:
+        address, n_bytes = block.address, block.n_bytes
+        if not self.pages.is_block(address, n_bytes):
+            return
+        if block.is_untouched or block.n_looks == 1:
+            # Reading would bring the page of zeros into memory.
+            # The first page has the header of the block in it.
+            pages = resident_bytes(
+                address + PAGE_BYTES, n_bytes - PAGE_BYTES, stop_at_first=True
+            )
+            block.is_untouched = pages == (0, 0)
+        if not block.is_untouched:
+            found = self.reference.identify(address, n_bytes, self.pages.read)
+            block.content = found or block.content
 
     @contextlib.contextmanager
     def _looking(self) -> Any:

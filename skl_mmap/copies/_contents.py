@@ -16,6 +16,8 @@ Read = Callable[[int, int], bytes]
 
 _N_ROWS = 6
 _MAX_COLUMNS = 24
+# Rows that begin with the same number.
+_MAX_CANDIDATES = 50
 _DTYPES = (np.dtype(np.float64), np.dtype(np.float32))
 # Rounding of what was computed from X, in the precision of the block.
 _TOLERANCE = 1e4
@@ -56,8 +58,8 @@ class Reference:
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
-        The input of the estimator. Its rows to compare are copied now: it may be
-        written to later.
+        The input of the estimator. What is compared is copied now, since X may be
+        written to later; for rows, X is read.
     """
 
     def __init__(self, X: npt.NDArray[Any]) -> None:
@@ -72,7 +74,11 @@ class Reference:
             np.linspace(0, n_columns - 1, min(n_columns, _MAX_COLUMNS)).astype(np.intp)
         )
         self._rows = [X[rows][:, self._columns] for rows in self._slices]
-        self._first_rows = X
+        # Nothing as long as X is made later, while memory is being measured.
+        self._X = X
+        first = X[:, self._columns[0]]
+        self._sorting = np.argsort(first)
+        self._sorted = first[self._sorting]
         self._dtypes = dict.fromkeys((X.dtype, *_DTYPES))
 
     def identify(self, address: int, n_bytes: int, read: Read) -> Content | None:
@@ -164,14 +170,19 @@ class Reference:
         return True
 
     def _has_row(self, row: npt.NDArray[Any]) -> bool:
-        first = self._first_rows[:, self._columns[0]]
-        if row.dtype != first.dtype:
-            first = first.astype(row.dtype)
-        places = np.flatnonzero(first == row[0])[:50]
-        if not len(places):
-            return False
-        candidates = self._first_rows[places][:, self._columns].astype(row.dtype)
-        return bool((candidates == row).all(axis=1).any())
+        """Whether there is such a row in X, converted to the dtype of the row."""
+        value = row[0]
+        low = high = value
+        if row.dtype.kind == "f":
+            # All numbers that may have been rounded to it.
+            low, high = np.nextafter(value, (-np.inf, np.inf), dtype=row.dtype)
+        start = int(np.searchsorted(self._sorted, low, "left"))
+        stop = int(np.searchsorted(self._sorted, high, "right"))
+        for place in self._sorting[start : min(stop, start + _MAX_CANDIDATES)].tolist():
+            candidate = self._X[place, self._columns]
+            if np.array_equal(candidate.astype(row.dtype), row):
+                return True
+        return False
 
 
 def _float(dtype: np.dtype[Any]) -> np.dtype[Any]:

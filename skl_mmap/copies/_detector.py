@@ -33,6 +33,7 @@ from skl_mmap.copies._stacks import Frame, read_stack
 from skl_mmap.memory import trim_heap
 from skl_mmap.memory._libc import PAGE_BYTES, resident_bytes
 from skl_mmap.monitor import own_memory
+from skl_mmap.monitor._process import find_bytes, read_file
 
 __all__ = ["Detector", "Numbers"]
 
@@ -102,6 +103,7 @@ class Detector:
         self._blocks = Blocks(Reference(X), self._pages, bottom)
         self._hook = NumpyHook(self._blocks.notice, MIN_BLOCK_BYTES)
         self._bottom = bottom
+        self._is_running = False
         self._main = threading.get_ident()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -110,28 +112,31 @@ class Detector:
         gc.collect()
         gc.disable()
         self._thread.start()
-        self._started = threading.Event()
         trim_heap()
         memory = own_memory(reset_peak=True)
         self._resident_bytes = memory.resident_bytes
         self._private_bytes = _read_private_bytes()
+        self._file_bytes = _read_file_bytes()
         self._hook.__enter__()
-        self._started.set()
+        self._is_running = True
         self._start = time.perf_counter()
         return self
 
     def __exit__(self, *error: object) -> None:
         numbers = self.numbers
         numbers.seconds = time.perf_counter() - self._start
+        self._is_running = False
         memory = own_memory()
         self._hook.__exit__()
         numbers.written_bytes = resident_bytes(self._address, self._n_bytes)[0]
         if memory.peak_bytes > memory.resident_bytes or _can_reset_peak():
             # A page of the file that is written to is replaced by a private one, which
             # does not change how many there are.
-            growth_bytes = max(0, memory.peak_bytes - self._resident_bytes)
-            numbers.peak_bytes = growth_bytes + numbers.written_bytes
-        self._look()
+            growth_bytes = memory.peak_bytes - self._resident_bytes
+            # Code that ran for the first time was read from its file.
+            growth_bytes -= max(0, _read_file_bytes() - self._file_bytes)
+            numbers.peak_bytes = max(0, growth_bytes) + numbers.written_bytes
+        self._blocks.live_bytes(looks_anyway=True)
         self._stop.set()
         self._thread.join()
         numbers.model_bytes = self._read_model_bytes()
@@ -155,7 +160,7 @@ class Detector:
     def _watch(self) -> None:
         """Look again and again, until the block ends."""
         while not self._stop.wait(_INTERVAL_SECONDS):
-            if hasattr(self, "_start"):
+            if self._is_running:
                 self._look()
 
     def _look(self) -> None:
@@ -163,7 +168,7 @@ class Detector:
         growth_bytes = _read_private_bytes() - self._private_bytes
         unexplained_bytes = growth_bytes - self._blocks.live_bytes()
         least = max(self.numbers.native_bytes, _MIN_UNEXPLAINED_SHARE * self._n_bytes)
-        if unexplained_bytes > least:
+        if unexplained_bytes > least and self._is_running:
             stack = self._read_running_stack()
             if stack:
                 self.numbers.native_bytes = unexplained_bytes
@@ -187,6 +192,10 @@ def _read_private_bytes() -> int:
     with open("/proc/self/statm", "rb", buffering=0) as file:
         _, resident, shared, *_ = file.read().split()
     return (int(resident) - int(shared)) * PAGE_BYTES
+
+
+def _read_file_bytes() -> int:
+    return find_bytes(read_file("/proc/self/status"), b"\nRssFile:")
 
 
 def _can_reset_peak() -> bool:

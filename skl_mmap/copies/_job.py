@@ -56,7 +56,7 @@ class Job:
         Whether only the time is wanted, of more and more rows, until it is known how
         many `seconds` allow.
     seconds : float
-        Most that one sample may take.
+        Most processor time that one sample may take.
     """
 
     layout: Layout
@@ -95,7 +95,7 @@ class Scouting:
     n_samples : int
         Rows.
     seconds : float
-        What the last of the smaller samples took.
+        Processor time that the last of the smaller samples took.
     """
 
     n_samples: int

@@ -84,7 +84,7 @@ def perform(
     # Threads instead of workers, whose memory would not be seen here.
     with joblib.parallel_config("threading"):
         if job.is_scouting:
-            send(_scout(work))
+            _scout(work)
         else:
             _measure(work)
 
@@ -95,7 +95,7 @@ def _map_sample(sample: Sample) -> npt.NDArray[Any]:
     return np.memmap(path, sample.layout.dtype, "r", 0, sample.shape, order)
 
 
-def _scout(work: Work) -> Scouting:
+def _scout(work: Work) -> None:
     """Find out how many rows the time allows, from more and more of them."""
     wanted, n_columns = work.job.n_samples, work.table.shape[1]
     n = min(wanted, max(_MIN_SCOUTED_ROWS, wanted // 64))
@@ -103,24 +103,31 @@ def _scout(work: Work) -> Scouting:
     # The first call of a library takes longer.
     _run_all(work, (n, n_columns), is_measured=False)
     while True:
-        start = time.perf_counter()
+        # Of the processor: others that use the machine change nothing then.
+        start = time.process_time()
         _run_all(work, (n, n_columns), is_measured=False)
-        seconds = max(time.perf_counter() - start, 1e-4)
+        seconds = max(time.process_time() - start, 1e-4)
         power = 2.0
         if before is not None:
             power = math.log(seconds / before[1]) / math.log(n / before[0])
             power = min(max(power, 1.0), _MAX_POWER)
+        factor = (work.job.seconds / seconds) ** (1 / power)
+        found = Scouting(min(wanted, max(n, int(n * factor))), seconds)
         if n * 4 >= wanted or seconds * 4**power > work.job.seconds:
-            factor = (work.job.seconds / seconds) ** (1 / power)
-            return Scouting(min(wanted, max(n, int(n * factor))), seconds)
+            work.send(found)
+            return
+        # For the case that the next one takes too long.
+        work.send(replace(found, n_samples=n))
         before = n, seconds
         n *= 4
 
 
 def _measure(work: Work) -> None:
     shape = work.job.n_samples, work.table.shape[1]
-    # What libraries allocate once, at their first call, is no part of any estimator.
-    _run_all(work, (divide(shape[0]), shape[1]), is_measured=False)
+    # What libraries allocate once, at their first call, is no part of any estimator,
+    # and nor is what measuring needs.
+    _run_all(work, (divide(shape[0]), shape[1]), is_measured=True)
+    work.runs.clear()
     failed = _run_all(work, shape, is_measured=True)
     first, second = list_shapes(shape)
     if any(_is_large(runs[shape]) for runs in work.runs.values()):

@@ -25,9 +25,9 @@ __all__ = ["Prober", "as_table"]
 _SAMPLE_BYTES = 16 << 20
 _MIN_BYTES = 2 << 20
 # One call with the largest sample.
-_MAX_SECONDS = 3.0
+_MAX_SECONDS = 1.5
 # Less work, and the same use of X.
-_CHEAPER = {"n_estimators": 4, "max_iter": 20, "n_init": 1, "cache_size": 10}
+_CHEAPER = {"n_estimators": 4, "max_iter": 5, "n_init": 1, "cache_size": 10}
 
 
 def as_table(X: Any) -> npt.NDArray[Any]:
@@ -185,7 +185,14 @@ class Prober:
         if scouting is not None and scouting.n_samples < wanted:
             cheaper = _find_cheaper(self.estimator)
             if cheaper:
-                job = Job(layout, methods, wanted, cheaper, is_scouting=True)
+                job = Job(
+                    layout,
+                    methods,
+                    wanted,
+                    cheaper,
+                    is_scouting=True,
+                    seconds=_MAX_SECONDS,
+                )
                 other = self._server.scout(job)
                 if other is not None and other.n_samples > scouting.n_samples:
                     scouting, self.cheaper = other, cheaper

@@ -7,6 +7,7 @@ formula.
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import os
 
@@ -22,6 +23,7 @@ __all__ = ["explain", "explain_native", "explain_written"]
 _SELECTIONS = frozenset(
     {"_safe_indexing", "_array_indexing", "safe_mask", "_make_indexable", "resample"}
 )
+_LINALG = f"{os.sep}linalg{os.sep}"
 _COPYING_WORDS = (".copy(", "copy=True", "np.array(", "deepcopy")
 
 
@@ -61,14 +63,14 @@ def explain(block: Block, layout: Layout, input_bytes: int) -> tuple[str, str]:
         checked = _explain_check(block, layout, input_bytes)
         if checked is not None:
             return checked
+    if _is_decomposing(block):
+        return "linear algebra", "a decomposition works on a copy"
     if kind == "equal" or _is_copying(site):
         return "copy asked for", "a copy was asked for"
     if kind == "centered":
         return "centering", "the mean was subtracted, in a new array"
     if kind == "scaled":
         return "scaling", "X was scaled, in a new array"
-    if site is not None and f"{os.sep}linalg{os.sep}" in site.file:
-        return "linear algebra", "a decomposition works on a copy"
     return "temporary", "a temporary of a formula, as large as X"
 
 
@@ -92,6 +94,13 @@ def _explain_check(
     if block.arguments["force_writeable"] is True and layout.mode == "r":
         return "writeability", "X is read-only, and the estimator wants to write to it"
     return None
+
+
+def _is_decomposing(block: Block) -> bool:
+    """Whether linear algebra of NumPy or SciPy asked for it, not its caller."""
+    inner = itertools.takewhile(lambda f: f != find_site(block.stack), block.stack)
+    frames = (*inner, find_site(block.stack))
+    return any(frame and _LINALG in frame.file for frame in frames)
 
 
 def _is_copying(site: Frame | None) -> bool:

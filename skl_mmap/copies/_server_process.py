@@ -148,7 +148,7 @@ class ServerProcess:
         """Find out how many rows the time allows; None if that did not work out."""
         found: list[Scouting] = []
         self._follow(job, found)
-        return found[0] if found else None
+        return found[-1] if found else None
 
     def measure(self, job: Job) -> list[Answer]:
         """Measure the methods of a job; a crash is an answer like others.

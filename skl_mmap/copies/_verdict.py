@@ -25,6 +25,8 @@ _NOISE = 0.15
 _MIN_WRITTEN_SHARE = 0.01
 # Of X: beside so much other memory, the kernel's number says nothing about copies.
 _MAX_REST = 2.0
+# The kernel adds up 32 pages at a time: what four of its peaks may be wrong by.
+_KERNEL_NOISE_BYTES = 400_000
 _MAX_MODEL_REST = 0.5
 
 
@@ -109,15 +111,17 @@ def judge(
         itemsize,
     ).copies
     copies, native, notes = _count(runs, itemsize, written)
-    sites = list(_list_sites(runs, layout, own_files))
+    sites = _list_sites(runs, layout, own_files)
+    # A copy that is gone before the peak is one all the same.
+    copies = max([copies, *(s.copies for s in sites if _is_copy(s, runs))])
     numbers = run.numbers
     grown = Frame("", 0, "")
     stack = numbers.native_stack
     site, through = find_site(stack) or grown, find_through(stack, own_files)
-    if native > _NOISE:
+    if native:
         sites.append(_make_site(native, run, site, through, explain_native(site)))
     if written >= _MIN_WRITTEN_SHARE:
-        if native > _NOISE:
+        if native:
             site, through = grown, None
         sites.append(_make_site(written, run, site, through, explain_written()))
     sites.sort(key=lambda site: (not site.is_at_peak, -site.copies))
@@ -142,6 +146,8 @@ def judge(
 def is_certain(layout: Layout, runs: Mapping[Shape, Run]) -> bool:
     """Whether copies can be told from other memory, with the samples so far."""
     itemsize = np.dtype(layout.dtype).itemsize
+    if judge("", layout, runs, frozenset()).native_copies:
+        return False
     found = (_find(runs, itemsize, name) for name in ("numpy_bytes", "transient_bytes"))
     return all(coefficient is None or coefficient.is_certain for coefficient in found)
 
@@ -158,23 +164,19 @@ def _count(
     if in_numpy is None:
         note = "where X was copied is not known: this NumPy cannot be watched"
         return in_all.copies, 0.0, (note, *_note_uncertain(in_all))
-    shape = max(runs)
-    full = runs[shape]
+    full = runs[max(runs)]
     if not in_numpy.is_certain:
-        in_blocks = _add_blocks(full, runs.get((shape[0], divide(shape[1]))))
-        in_numpy = replace(in_numpy, copies=min(in_numpy.copies, in_blocks))
+        copies = min(in_numpy.copies, _add_blocks(runs))
+        in_numpy = replace(in_numpy, copies=copies)
     assert full.numpy_bytes is not None
     assert full.peak_bytes is not None
     untouched_bytes = full.numpy_bytes + written * full.input_bytes - full.peak_bytes
     if untouched_bytes > _NOISE * full.input_bytes:
         # NumPy was given memory that nobody has used, which costs nothing.
         return in_all.copies, 0.0, _note_uncertain(in_all)
-    native = in_all.copies - in_numpy.copies - written
-    model = _find(runs, itemsize, "model_bytes")
-    if model is not None and model.is_certain and abs(model.rest) < _MAX_MODEL_REST:
-        native += model.copies
+    native = _count_native(runs, itemsize, in_numpy.copies + written)
     is_reliable = in_all.is_certain and in_all.rest < _MAX_REST
-    if native > _NOISE and is_reliable:
+    if native and is_reliable:
         return in_numpy.copies + written + native, native, _note_uncertain(in_all)
     notes = _note_uncertain(in_numpy)
     if not is_reliable and in_all.rest + in_all.copies - in_numpy.copies > _NOISE:
@@ -187,16 +189,45 @@ def _count(
     return in_numpy.copies + written, 0.0, notes
 
 
-def _add_blocks(run: Run, smaller: Run | None) -> float:
-    """Add up the blocks at the peak that are as large as X, and not vectors."""
-    vectors = _find_vectors(smaller)
+def _count_native(runs: Mapping[Shape, Run], itemsize: int, known: float) -> float:
+    """Return the copies of native code; 0 if they may as well be noise.
+
+    Whether there are other algorithms for few columns is seen by comparing samples of
+    a fourth and of three fourths of them.
+    """
+    n, d = max(runs)
+    in_all = (runs[n, d].peak_bytes or 0) / runs[n, d].input_bytes
+    native: float | None = None
+    least = _NOISE
+    for low_d in sorted({columns for _, columns in runs} - {d}):
+        some = {shape: run for shape, run in runs.items() if shape[1] in (d, low_d)}
+        transient = _find(some, itemsize, "transient_bytes")
+        model = _find(some, itemsize, "model_bytes")
+        if transient is None or not transient.is_certain:
+            continue
+        found = transient.copies - known
+        if model and model.is_certain and abs(model.rest) < _MAX_MODEL_REST:
+            found += model.copies
+        found = min(found, in_all - known)
+        noise = _KERNEL_NOISE_BYTES / ((n - divide(n)) * (d - low_d) * itemsize)
+        if native is None:
+            native, least = found, max(_NOISE, noise)
+        elif found + noise < native:
+            native = found
+    return native if native is not None and native > least else 0.0
+
+
+def _add_blocks(runs: Mapping[Shape, Run]) -> float:
+    """Add up the blocks at the peak that are as large as X, and nothing else."""
+    run = runs[max(runs)]
+    others = _find_sizes(runs, max(runs))
     n_bytes = sum(
         block.n_bytes
         for block in run.numbers.blocks
         if block.is_at_peak
         and block not in run.output_blocks
         and block.n_bytes >= MIN_SITE_SHARE * run.input_bytes
-        and block.n_bytes not in vectors.get(find_site(block.stack), ())
+        and block.n_bytes not in others.get(find_site(block.stack), ())
     )
     return n_bytes / run.input_bytes
 
@@ -218,16 +249,18 @@ def _list_sites(
     runs: Mapping[Shape, Run], layout: Layout, own_files: frozenset[str]
 ) -> list[CopySite]:
     """Return the places where NumPy was asked for memory of the size of X."""
-    n, d = shape = max(runs)
+    shape = max(runs)
     run = runs[shape]
-    vectors = _find_vectors(runs.get((n, divide(d)))) if d > 1 else {}
+    others = _find_sizes(runs, shape)
     found: dict[tuple[Frame, Frame | None, str], CopySite] = {}
     for block in run.numbers.blocks:
         share = block.n_bytes / run.input_bytes
         site = find_site(block.stack)
         if share < MIN_SITE_SHARE or site is None or block in run.output_blocks:
             continue
-        if block.content is None and block.n_bytes in vectors.get(site, ()):
+        if block.is_untouched:
+            continue
+        if block.content is None and block.n_bytes in others.get(site, ()):
             continue
         through = find_through(block.stack, own_files)
         reason = explain(block, layout, run.input_bytes)
@@ -244,11 +277,34 @@ def _list_sites(
     return list(found.values())
 
 
-def _find_vectors(smaller: Run | None) -> dict[Frame | None, set[int]]:
-    """Return the blocks that are as large with fewer columns: vectors, by place."""
+def _is_copy(site: CopySite, runs: Mapping[Shape, Run]) -> bool:
+    """Whether a place certainly takes as much as X in all samples."""
+    n, d = max(runs)
+    smaller = runs.get((n, divide(d)))
+    if site.content or smaller is None or d == divide(d):
+        return bool(site.content)
+    shares = [
+        block.n_bytes / smaller.input_bytes
+        for block in smaller.numbers.blocks
+        if (place := find_site(block.stack)) is not None
+        and (place.file, place.line) == (site.file, site.line)
+    ]
+    return any(abs(share - site.copies) < _NOISE * site.copies for share in shares)
+
+
+def _find_sizes(
+    runs: Mapping[Shape, Run], shape: Shape
+) -> dict[Frame | None, set[int]]:
+    """Return sizes of blocks with fewer rows or fewer columns, by place.
+
+    What has the same size then is no copy: vectors, and matrices of features.
+    """
+    n, d = shape
     found: dict[Frame | None, set[int]] = {}
-    for block in smaller.numbers.blocks if smaller else ():
-        found.setdefault(find_site(block.stack), set()).add(block.n_bytes)
+    for smaller in {(n, divide(d)), (divide(n), d)} - {shape}:
+        run = runs.get(smaller)
+        for block in run.numbers.blocks if run else ():
+            found.setdefault(find_site(block.stack), set()).add(block.n_bytes)
     return found
 
 
