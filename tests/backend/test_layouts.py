@@ -88,6 +88,20 @@ def test_an_estimator_gets_the_layout_that_it_would_convert_to(data: Any) -> Non
 
 
 @pytest.mark.usefixtures("witness_wants_float32")
+def test_one_converted_copy_is_shared_and_nothing_else(data: Any) -> None:
+    X, _ = data
+    with skl_mmap.measure() as report:
+        witnessed(Witness(), X)
+        witnessed(Witness(), X)
+    # A backend for each block, and so a copy.
+    large = [s.n_bytes for s in report.segments if s.n_bytes > X.nbytes // 4]
+    assert large == [X.nbytes // 2] * 2
+    assert sum(task.mapped_bytes for task in report.tasks) > 0.8 * 3 * X.nbytes
+    (note,) = (note for note in report.notes if "Witness" in note)
+    assert "Witness was given X as float32 C" in note
+
+
+@pytest.mark.usefixtures("witness_wants_float32")
 def test_numbers_too_large_for_it_are_left_to_the_estimator(data: Any) -> None:
     X, _ = data
     X[5, 5] = 1e300
