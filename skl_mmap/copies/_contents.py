@@ -100,6 +100,11 @@ class Reference:
         -----
         Some dozen reads: about 0.1 ms.
         """
+        # A block may hold anything, numbers that are none among it.
+        with np.errstate(all="ignore"):
+            return self._identify(address, n_bytes, read)
+
+    def _identify(self, address: int, n_bytes: int, read: Read) -> Content | None:
         n_rows, n_columns = self._shape
         for dtype in self._dtypes:
             n_found, rest = divmod(n_bytes, n_columns * dtype.itemsize)
@@ -121,8 +126,7 @@ class Reference:
         pairs = []
         for rows, given in zip(self._slices, self._rows, strict=True):
             found = self._read(address, self._shape[0], rows, dtype, order, read)
-            with np.errstate(all="ignore"):
-                pairs.append((given.astype(dtype), found))
+            pairs.append((given.astype(dtype), found))
         if all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs):
             return "equal"
         given = np.concatenate([pair[0] for pair in pairs]).astype(float)

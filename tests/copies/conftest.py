@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 
 import numpy as np
+import psutil
 import pytest
 
 if sys.platform != "linux":
@@ -40,4 +42,14 @@ def prober(data: tuple[np.ndarray, np.ndarray]) -> Iterator[Prober]:
         n_rows=len(X),
         timeout_seconds=30.0,
     ) as prober:
+        # Otherwise the guard of the first test takes it for another process.
+        wait_for_sleep()
         yield prober
+
+
+def wait_for_sleep() -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if all(c.status() == "sleeping" for c in psutil.Process().children()):
+            return
+        time.sleep(0.02)
