@@ -61,7 +61,7 @@ def peak_memory(
     rounds : int, default=1
         In how many processes asv runs the benchmark, each time afresh. With 3 or more
         it compares samples; with 1, only their ratio. Of no effect before asv_runner
-        0.3, where ``track_`` benchmarks run once.
+        0.3.2, where ``track_`` benchmarks run once.
     interval_seconds : float, default=0.01
         Time between two readings, from 0.001 to 60.
 
