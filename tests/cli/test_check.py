@@ -177,3 +177,41 @@ def test_what_cannot_be_checked_is_explained(
     command = [word.format(**places) for word in arguments]
     assert main(["check", *command]) == exit_code
     assert message in capsys.readouterr().err
+
+
+def test_all_goes_on_where_it_was_interrupted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = {
+        "--csv": tmp_path / "copies.csv",
+        "--html": tmp_path / "copies.html",
+        "--layouts-json": tmp_path / "layouts.json",
+    }
+    options = [str(word) for pair in paths.items() for word in pair]
+    command = ["check", "--all", "--only", "DummyRegressor", *options]
+    assert main(command) == 0
+    assert "1 of 1 estimators measured" in capsys.readouterr().out
+    table = json.loads(paths["--layouts-json"].read_text())
+    assert list(table["estimators"]) == ["sklearn.dummy.DummyRegressor"]
+    assert "DummyRegressor" in paths["--html"].read_text()
+    before = paths["--csv"].read_text()
+    assert main([*command, "--json"]) == 0
+    output = capsys.readouterr()
+    assert "DummyRegressor" not in output.err  # nothing left to measure
+    (row,) = json.loads(output.out)
+    assert row["copies"]["float64 C read-only"] == pytest.approx(0, abs=0.05)
+    assert paths["--csv"].read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--all", "sklearn.linear_model:Ridge"], "--only to choose"),
+        (["--all", "--only", "NoSuchModel"], "no estimator has 'NoSuchModel'"),
+    ],
+)
+def test_all_says_what_cannot_be(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", *words]) == 2
+    assert message in capsys.readouterr().err
