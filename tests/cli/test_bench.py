@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from skl_mmap.cli import _bench, _room, main
+from skl_mmap.cli._bench_job import work
 from skl_mmap.cli._bench_peers import PEERS
+from skl_mmap.cli._demo_report import Run, to_bits
 from skl_mmap.cli._errors import CommandError
 
 SMALL = ("bench", "--rows", "20000", "--n-jobs", "2", "--n-splits", "3")
@@ -60,25 +62,25 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Children:
     return children
 
 
-def test_the_jobs_run_and_their_scores_are_equal(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    command = [*SMALL, "--jobs", "stacking", "--peers", "threading,mmap", "--json"]
-    assert main(command) == 0
-    output = capfd.readouterr()
-    (job,) = json.loads(output.out)["jobs"]
-    assert job["job"] == "stacking"
-    assert job["scores_equal"]
-    threading, mmap = job["peers"]
-    assert (threading["scores"], mmap["scores"]) == ("reference", "equal")
-    for peer in (threading, mmap):
-        (run,) = peer["runs"]
-        assert run["shape"] == [20000, 50]
-        assert run["scores"][0] > 0.5  # the score of the stack
-        assert len(run["scores"]) == 3  # and the coefficients of two base models
-        assert peer["peak_growth_bytes"] > run["data_bytes"]
-    assert mmap["runs"][0]["mapped_bytes"] > 0
-    assert "[6/6] stacking, mmap: running" in output.err
+def test_the_job_gives_equal_scores_and_measures_them() -> None:
+    # In this process: that children do what they are told is tested with them.
+    steps: list[str] = []
+    spec = {"job": "stacking", "n_rows": 20000, "n_features": 50}
+    spec |= {"n_jobs": 2, "n_splits": 3}
+    threading, mmap = (
+        Run.from_result(work({**spec, "peer": peer}, steps.append))
+        for peer in ("threading", "mmap")
+    )
+    assert to_bits(threading.scores) == to_bits(mmap.scores)
+    for run in (threading, mmap):
+        assert run.shape == (20000, 50)
+        assert run.scores[0] > 0.5  # the score of the stack
+        assert len(run.scores) == 3  # and the coefficients of two base models
+        assert run.peak_growth_bytes > 0
+    assert mmap.mapped_bytes is not None
+    assert mmap.mapped_bytes > mmap.data_bytes
+    assert threading.mapped_bytes is None
+    assert steps == ["loading", "starting workers", "running"] * 2
 
 
 @pytest.mark.parametrize("package", ["distributed", "ray"])
