@@ -113,7 +113,9 @@ def _scout(work: Work) -> None:
             power = min(max(power, 1.0), _MAX_POWER)
         factor = (work.job.seconds / seconds) ** (1 / power)
         found = Scouting(min(wanted, max(n, int(n * factor))), seconds)
-        if n * 4 >= wanted or seconds * 4**power > work.job.seconds:
+        # One sample says nothing of the power yet, and most of its time is overhead.
+        cost = 4.0 if before is None else 4.0**power
+        if n * 4 >= wanted or seconds * cost > work.job.seconds:
             work.send(found)
             return
         # For the case that the next one takes too long.

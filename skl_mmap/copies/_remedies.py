@@ -88,6 +88,8 @@ def list_parameters(estimator: Any) -> list[dict[str, Any]]:
         if copies and any(_last(name) == _WITH_COPYING for name in one)
     ]
     several = [copies] if len(copies) > 1 else []
+    # Alone it saves nothing: the copy is made anyway.
+    singles = [one for one in singles if not copies or _last(*one) != _WITH_COPYING]
     return singles + several + pairs
 
 

@@ -25,6 +25,8 @@ _NOISE = 0.15
 _MIN_WRITTEN_SHARE = 0.01
 # Of X: beside so much other memory, the kernel's number says nothing about copies.
 _MAX_REST = 2.0
+# Of X: less native memory is not a copy, but lists, models and chance.
+_MIN_NATIVE = 0.25
 # The kernel adds up 32 pages at a time: what four of its peaks may be wrong by.
 _KERNEL_NOISE_BYTES = 400_000
 _MAX_MODEL_REST = 0.5
@@ -198,7 +200,7 @@ def _count_native(runs: Mapping[Shape, Run], itemsize: int, known: float) -> flo
     n, d = max(runs)
     in_all = (runs[n, d].peak_bytes or 0) / runs[n, d].input_bytes
     native: float | None = None
-    least = _NOISE
+    least = _MIN_NATIVE
     for low_d in sorted({columns for _, columns in runs} - {d}):
         some = {shape: run for shape, run in runs.items() if shape[1] in (d, low_d)}
         transient = _find(some, itemsize, "transient_bytes")
@@ -211,7 +213,7 @@ def _count_native(runs: Mapping[Shape, Run], itemsize: int, known: float) -> flo
         found = min(found, in_all - known)
         noise = _KERNEL_NOISE_BYTES / ((n - divide(n)) * (d - low_d) * itemsize)
         if native is None:
-            native, least = found, max(_NOISE, noise)
+            native, least = found, max(_MIN_NATIVE, noise)
         elif found + noise < native:
             native = found
     return native if native is not None and native > least else 0.0

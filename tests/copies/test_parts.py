@@ -227,7 +227,6 @@ def test_fingerprint_of_a_model_leaves_parameters_and_times_out(
 def test_parameters_worth_a_try_are_those_an_estimator_has() -> None:
     assert list_parameters(LinearRegression()) == [
         {"copy_X": False},
-        {"fit_intercept": False},
         {"copy_X": False, "fit_intercept": False},
     ]
     assert list_parameters(LinearRegression(copy_X=False, fit_intercept=False)) == []
