@@ -98,7 +98,11 @@ def _enter_ray(n_jobs: int) -> Iterator[None]:
 
     # Its workers import from where this process does, also from a checkout.
     variables = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    # Paths of its sockets may have 107 bytes, of which it takes some 75 itself.
+    is_long = len(tempfile.gettempdir()) > 30 and os.path.isdir("/tmp")
+    with tempfile.TemporaryDirectory(
+        dir="/tmp" if is_long else None, ignore_cleanup_errors=True
+    ) as folder:
         ray.init(
             num_cpus=n_jobs,
             include_dashboard=False,
