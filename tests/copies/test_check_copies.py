@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import types
 from pathlib import Path
@@ -214,6 +215,28 @@ def test_child_of_the_estimator_ends_with_it(
     while psutil.pid_exists(int(file.read_text())) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not psutil.pid_exists(int(file.read_text()))
+
+
+def test_job_ends_when_the_process_that_started_it_is_killed(data: Data) -> None:
+    jobs: list[psutil.Process] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 30
+        while not jobs and time.monotonic() < deadline:
+            time.sleep(0.05)
+            for server in psutil.Process().children():
+                jobs.extend(server.children())
+        jobs[0].parent().kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        with pytest.raises(MeasurementError, match="has ended or hangs"):
+            check_copies(Switch(fit="hang"), data[0], methods=("fit",), n_rows=1000)
+    finally:
+        thread.join()
+    _, alive = psutil.wait_procs(jobs, timeout=10)
+    assert alive == []
 
 
 def test_nothing_is_left_when_the_caller_is_killed(tmp_path: Path) -> None:

@@ -183,6 +183,9 @@ def test_mapped_layout_is_what_it_says(table: np.ndarray, layout: Layout) -> Non
     assert mapped.flags.writeable == (layout.mode == "c")
     assert not has_private_pages(address_of(mapped), mapped.nbytes)
     assert Layout.parse(str(layout)) == layout
+    if layout.mode == "c":
+        mapped[0, 0] = 0
+        assert has_private_pages(address_of(mapped), mapped.nbytes)
 
 
 @pytest.mark.parametrize("text", ["", "float64", "float64 K", "number C", "f4 C x"])
