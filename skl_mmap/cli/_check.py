@@ -61,6 +61,27 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument(
         "--target", metavar="COLUMN", help="y, if it is a column of the file of X"
     )
+    _add_copies_options(parser)
+    parser.add_argument(
+        "--cv",
+        type=integer(at_least=2),
+        metavar="N",
+        help="also say which of N folds the backend maps, and which it copies",
+    )
+    parser.add_argument(
+        "--row-order",
+        choices=("exact", "any"),
+        default="exact",
+        help="of train rows, for --cv (default: exact)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="write JSON to stdout instead of text"
+    )
+    _check_all.add_options(parser)
+
+
+def _add_copies_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `skl_mmap.check_copies`."""
     parser.add_argument(
         "--methods",
         type=lambda text: tuple(word.strip() for word in text.split(",")),
@@ -102,22 +123,6 @@ def add_parser(subcommands: Any) -> None:
         metavar="NUMBER",
         help="fail if a method copies X more often than this",
     )
-    parser.add_argument(
-        "--cv",
-        type=integer(at_least=2),
-        metavar="N",
-        help="also say which of N folds the backend maps, and which it copies",
-    )
-    parser.add_argument(
-        "--row-order",
-        choices=("exact", "any"),
-        default="exact",
-        help="of train rows, for --cv (default: exact)",
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="write JSON to stdout instead of text"
-    )
-    _check_all.add_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
