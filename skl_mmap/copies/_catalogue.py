@@ -162,6 +162,8 @@ def _make_estimator(class_: type[Any]) -> Any:
         if name in parameters and _is_larger(parameters[name].default, value)
     }
     cheaper |= _MORE_COSTS.get(class_.__name__, {})
+    if "max_depth" in parameters and parameters["max_depth"].default is None:
+        cheaper["max_depth"] = 3
     if "random_state" in parameters:
         cheaper["random_state"] = 0
     estimator.set_params(**cheaper)  # returns nothing, for some

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -37,7 +38,7 @@ LAYOUTS = all_layouts(np.empty((1, 1)))
 # One layout with all its samples.
 _TIMEOUT_SECONDS = 60.0
 # Nothing else is tried with estimators whose fit takes longer.
-_MAX_FIT_SECONDS = 2.0
+_MAX_FIT_SECONDS = 0.5
 _NEAR = 0.05
 
 
@@ -133,31 +134,17 @@ def _fail(row: Row, outcome: str, message: str) -> Row:
 
 
 def _measure(row: Row, prober: Prober, given: Layout, methods: tuple[str, ...]) -> Row:
-    answers: dict[Layout, dict[str, Answer]] = {}
-    for layout in LAYOUTS:
-        # Results do not depend on whether X may be written to.
-        wanted = methods if layout.mode == "c" else ("fit",)
-        measured = prober.measure(layout, wanted, compares=layout.mode == "c")
-        answers[layout] = {answer.copies.method: answer for answer in measured}
+    answers = {layout: _measure_methods(prober, layout, ("fit",)) for layout in LAYOUTS}
     first = answers[given]["fit"].copies
     if first.copies is None:
         return _fail(row, first.outcome, first.message)
     sites = first.sites if first.copies >= _NEAR else ()
     fits = {layout: answer["fit"].copies for layout, answer in answers.items()}
-    only_fits = {
-        layout: {"fit": answer["fit"]}
-        for layout, answer in answers.items()
-        if layout.mode == "c"
-    }
+    writable = {layout: answers[layout] for layout in LAYOUTS if layout.mode == "c"}
     remedy, results = "", ""
     if first.seconds <= _MAX_FIT_SECONDS:
-        suggestions = find_suggestions(prober, given, only_fits)
+        suggestions = find_suggestions(prober, given, writable)
         remedy, results = _choose_remedy(suggestions)
-    converts = {
-        f"{layout.dtype} {layout.order}": f"{target.dtype} {target.order}"
-        for layout in only_fits
-        if (target := find_conversion(layout, answers.__getitem__)[0]) is not None
-    }
     return Row(
         row.estimator,
         row.package,
@@ -174,10 +161,38 @@ def _measure(row: Row, prober: Prober, given: Layout, methods: tuple[str, ...]) 
         site=_name_site(sites[0]) if sites else "",
         remedy=remedy,
         results=results,
-        converts=converts,
+        converts=_find_conversions(prober, methods, writable),
         keeps_view=", ".join(first.keeps_view),
         seconds=round(sum(fit.seconds for fit in fits.values()), 2),
     )
+
+
+def _measure_methods(
+    prober: Prober, layout: Layout, methods: tuple[str, ...]
+) -> dict[str, Answer]:
+    measured = prober.measure(layout, methods, compares=layout.mode == "c")
+    return {answer.copies.method: answer for answer in measured}
+
+
+def _find_conversions(
+    prober: Prober,
+    methods: tuple[str, ...],
+    fits: dict[Layout, dict[str, Answer]],
+) -> dict[str, str]:
+    """Return to what the estimator converts each layout, and does only that."""
+    measure = functools.cache(
+        functools.partial(_measure_methods, prober, methods=methods)
+    )
+    converts = {}
+    for layout in fits:
+        # Where the fits differ already, results need not be looked at.
+        if find_conversion(layout, fits.__getitem__)[0] is None:
+            continue
+        target, _ = find_conversion(layout, measure)
+        if target is not None:
+            given = f"{layout.dtype} {layout.order}"
+            converts[given] = f"{target.dtype} {target.order}"
+    return converts
 
 
 def _find_best(fits: dict[Layout, Any]) -> str:
