@@ -30,7 +30,7 @@ _SHAPES = {
         *("GaussianProcessRegressor", "KNNImputer", "KNeighborsTransformer"),
         *("KernelCenterer", "KernelDensity", "KernelPCA", "KernelRidge"),
         *("LabelPropagation", "LabelSpreading", "LocalOutlierFactor", "MDS"),
-        *("LocallyLinearEmbedding", "MeanShift", "NuSVC", "NuSVR", "OPTICS"),
+        *("LocallyLinearEmbedding", "NuSVC", "NuSVR", "OPTICS"),
         *("OneClassSVM", "RadiusNeighborsClassifier", "RadiusNeighborsRegressor"),
         *("RadiusNeighborsTransformer", "SVC", "SVR", "SpectralBiclustering"),
         *("SpectralClustering", "SpectralCoclustering", "SpectralEmbedding", "TSNE"),
@@ -41,7 +41,7 @@ _SHAPES = {
     ),
     _SMALL: (
         *("BaggingClassifier", "BaggingRegressor", "Birch", "DictionaryLearning"),
-        *("EllipticEnvelope", "MinCovDet"),
+        *("EllipticEnvelope", "MeanShift", "MinCovDet"),
         *("GammaRegressor", "IterativeImputer", "LatentDirichletAllocation"),
         *("MiniBatchDictionaryLearning", "MiniBatchSparsePCA", "QuantileRegressor"),
         *("NeighborhoodComponentsAnalysis", "SequentialFeatureSelector", "SparsePCA"),

@@ -134,10 +134,12 @@ def _fail(row: Row, outcome: str, message: str) -> Row:
 
 
 def _measure(row: Row, prober: Prober, given: Layout, methods: tuple[str, ...]) -> Row:
-    answers = {layout: _measure_methods(prober, layout, ("fit",)) for layout in LAYOUTS}
+    answers = {given: _measure_methods(prober, given, ("fit",))}
     first = answers[given]["fit"].copies
     if first.copies is None:
         return _fail(row, first.outcome, first.message)
+    others = (layout for layout in LAYOUTS if layout != given)
+    answers |= {layout: _measure_methods(prober, layout, ("fit",)) for layout in others}
     sites = first.sites if first.copies >= _NEAR else ()
     fits = {layout: answer["fit"].copies for layout, answer in answers.items()}
     writable = {layout: answers[layout] for layout in LAYOUTS if layout.mode == "c"}
