@@ -123,6 +123,35 @@ def test_rows_of_fortran_order_are_selected_from_a_shared_c_copy(
     assert not any("C-contiguous" in reason for reason in reasons)
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "parameters", "expected", "reason"),
+    [
+        (6 * 512, {}, 8.5, None),
+        (6 * 512, {"return_train_score": True}, 8.0, "train scores"),
+        (3000, {}, 8.0, "is no multiple of 512"),
+        (6 * 512, {"cv": KFold(4)}, 8.0, "do not begin and end at multiples of 512"),
+        (6 * 512, {"cv": KFold(3, shuffle=True)}, 8.0, "not in long runs"),
+    ],
+)
+def test_train_sets_are_joined_by_column_for_who_wants_fortran_order(
+    known: dict[str, dict[str, Layout]],
+    n_rows: int,
+    parameters: dict[str, Any],
+    expected: float,
+    reason: str | None,
+) -> None:
+    known[f"{Witness.__module__}.Witness"] = {"float64 C": Layout("float64", "F")}
+    X = np.random.default_rng(0).normal(size=(n_rows, N_FEATURES))
+    arguments = {"cv": KFold(3), "return_estimator": True, **parameters}
+    with skl_mmap.measure() as report, use_mmap(layouts="auto"):
+        found = cross_validate(Witness(), X, np.zeros(n_rows), **arguments)
+    fitted_on = [estimator.fitted_on_ for estimator in found["estimator"]]
+    assert fitted_on[1] == expected, fitted_on
+    notes = [note for note in report.notes if "into Fortran order" in note]
+    assert bool(notes) is (reason is not None)
+    assert all(reason in note for note in notes if reason)
+
+
 def sum_of_first(estimator: Any, X: Any, y: Any) -> float:
     return float(X.dtype.itemsize)
 
