@@ -56,7 +56,12 @@ def run(pytester: pytest.Pytester) -> Run:
         pytester.makepyfile(
             "import pytest\nimport numpy as np\nfrom conftest import hold\n" + code
         )
-        return pytester.runpytest_inprocess("-p", "pytest_skl_mmap", "-W", "error")
+        return pytester.runpytest_inprocess(
+            *("-p", "pytest_skl_mmap"),
+            *("-W", "error"),
+            # Where the package is installed, the outer run has loaded it already.
+            *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
+        )
 
     return run_tests
 

@@ -62,7 +62,7 @@ _OTHERS = 0
 # Of all cores: a job should not get slower because it is watched. No reading waits for
 # longer than this because of it, and none that was asked for less often.
 _MAX_CPU_SHARE = 0.015
-_MAX_WAIT_SECONDS = 0.05
+_MAX_WAIT_SECONDS = 0.02
 # What the kernel says of the control group is for comparison, and costs most there.
 _GROUP_SECONDS = 0.05
 
@@ -176,7 +176,7 @@ class Sampler:
         Time from the start of a reading to the start of the next one. Readings that
         take longer than half of it, or much of the CPU time of few cores, make it
         longer: at most half of a core is used, and 1.5 % of all cores if that takes no
-        more than 50 ms from one reading to the next.
+        more than 20 ms from one reading to the next.
     """
 
     def __init__(

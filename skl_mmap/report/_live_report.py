@@ -99,7 +99,7 @@ def measure(
     Parameters
     ----------
     interval_seconds : float, default=0.01
-        Time between two readings, from 0.001 to 60. It becomes longer, up to 0.05,
+        Time between two readings, from 0.001 to 60. It becomes longer, up to 0.02,
         where readings would take more than 1.5 % of all cores.
     method : {"auto", "committed", "uss"}, default="auto"
         What to read. ``"committed"``: private memory of all processes plus files in

@@ -279,7 +279,7 @@ class TestPace:
     def test_no_reading_waits_for_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
         sampler = self.make_sampler(1, 0.01, 0.1, monkeypatch)
         wait = sampler._find_next_start() - sampler._begin
-        assert wait == pytest.approx(0.05, abs=1e-4)
+        assert wait == pytest.approx(0.02, abs=1e-4)
 
     @staticmethod
     def make_sampler(
