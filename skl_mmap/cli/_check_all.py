@@ -14,6 +14,9 @@ from skl_mmap.exceptions import SklMmapError
 
 __all__ = ["add_options", "run_all"]
 
+# Copies of X: what is less are vectors.
+_FREE = 0.1
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that go with ``--all``."""
@@ -127,7 +130,3 @@ def _summarise(rows: list[Any], path: str) -> list[str]:
         f"  {row.estimator.rpartition('.')[2]}: {row.outcome}, {row.message}"
         for row in failed
     ]
-
-
-# Copies of X: what is less are vectors.
-_FREE = 0.1
