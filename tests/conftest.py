@@ -107,8 +107,12 @@ def _list_children() -> frozenset[str]:
     children = []
     for child in psutil.Process().children():
         if child.pid not in expected:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            try:
                 children.append(f"{child.pid} {child.status()} {child.cmdline()}")
+            except psutil.ZombieProcess:
+                children.append(f"{child.pid} ended, and nobody has waited for it")
+            except psutil.NoSuchProcess:
+                pass
     return frozenset(children)
 
 

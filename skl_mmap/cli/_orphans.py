@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 import psutil
@@ -12,9 +13,12 @@ import psutil
 __all__ = ["adopting_orphans"]
 
 _PR_SET_CHILD_SUBREAPER = 36
-# How long resource trackers may take to remove what is left, and then to end.
+# How long all that is left may take to end by itself, and those that surely will:
+# resource trackers, which remove what is left of others first.
+_REST_SECONDS = 1.0
 _GRACE_SECONDS = 5.0
-_TRACKER_SECONDS = 1.0
+# Between two looks at which processes there are.
+_ROUND_SECONDS = 0.1
 
 
 @contextlib.contextmanager
@@ -35,23 +39,44 @@ def adopting_orphans() -> Iterator[Callable[[], None]]:
         children = psutil.Process().children(recursive=True)
         return [child for child in children if child.pid not in before]
 
-    def end_new() -> None:
+    def list_ending() -> list[psutil.Process]:
+        return [process for process in list_new() if _is_ending(process)]
+
+    def kill_new() -> list[psutil.Process]:
         processes = list_new()
         _kill(process for process in processes if not _is_ending(process))
-        _, alive = psutil.wait_procs(processes, timeout=_GRACE_SECONDS)
-        _kill(alive)
+        return processes
+
+    def end_new() -> None:
+        _wait(kill_new, _GRACE_SECONDS)
+        _kill(list_new())
+        _wait(list_new, _REST_SECONDS)
 
     _set_subreaper(is_on=True)
     try:
         yield end_new
-        # Not all: a script may have started something that is to outlive it.
-        ending = [process for process in list_new() if _is_ending(process)]
-        psutil.wait_procs(ending, timeout=_TRACKER_SECONDS)
+        # Not for ever: a script may have started something that is to outlive it.
+        _wait(list_new, _REST_SECONDS)
+        _wait(list_ending, _GRACE_SECONDS)
     except BaseException:
         end_new()
         raise
     finally:
         _set_subreaper(is_on=False)
+
+
+def _wait(list_processes: Callable[[], list[psutil.Process]], seconds: float) -> None:
+    """Wait until there are no processes, and reap those that are children by then.
+
+    They are listed again and again: the end of one makes others children of this
+    process, which are not reaped by having been waited for before.
+    """
+    deadline = time.monotonic() + seconds
+    while processes := list_processes():
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        psutil.wait_procs(processes, timeout=min(left, _ROUND_SECONDS))
 
 
 def _is_ending(process: psutil.Process) -> bool:
