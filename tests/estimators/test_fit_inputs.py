@@ -184,22 +184,21 @@ def test_files_are_let_go_after_the_fit(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "n_bytes"),
     [
-        (lambda X: X, 4800),
-        (lambda X: X.astype("f4"), 2400),
-        (lambda X: X.tolist(), 4800),
-        (list, 4800),  # of arrays, one for each row
-        (lambda X: X[:, 0].tolist(), 800),
-        (lambda X: [], 0),
-        (lambda X: [{"a": 1}] * 10, 80),
-        (lambda X: [[1], [1, 2]], 16),
-        (share, 4800),
-        (lambda X: pd.DataFrame(X), 4800),
-        (lambda X: pl.DataFrame(X), 4800),
-        (sparse.csr_matrix, 4800),
-        (lambda X: None, None),
-        (lambda X: object(), None),
+        pytest.param(lambda X: X, 4800, id="array"),
+        pytest.param(lambda X: X.astype("f4"), 2400, id="float32"),
+        pytest.param(lambda X: X.tolist(), 4800, id="list"),
+        pytest.param(list, 4800, id="list of rows"),
+        pytest.param(lambda X: X[:, 0].tolist(), 800, id="list of numbers"),
+        pytest.param(lambda X: [], 0, id="nothing"),
+        pytest.param(lambda X: [{"a": 1}] * 10, 80, id="list of dicts"),
+        pytest.param(lambda X: [[1], [1, 2]], 16, id="ragged"),
+        pytest.param(share, 4800, id="shared"),
+        pytest.param(lambda X: pd.DataFrame(X), 4800, id="pandas"),
+        pytest.param(lambda X: pl.DataFrame(X), 4800, id="polars"),
+        pytest.param(sparse.csr_matrix, 4800, id="csr"),
+        pytest.param(lambda X: None, None, id="None"),
+        pytest.param(lambda X: object(), None, id="object"),
     ],
-    ids=str,
 )
 def test_size_of_the_data(make: Any, n_bytes: int | None) -> None:
     X = np.ones((100, 6))

@@ -76,7 +76,9 @@ def test_the_order_changes_where_that_pays() -> None:
     assert not np.array_equal(train, np.sort(train))
 
 
-@pytest.mark.parametrize("data", [X, X[:, 0], X.tolist(), X.astype("f4")], ids=id)
+@pytest.mark.parametrize(
+    "data", [X, X[:, 0], X.tolist(), X.astype("f4")], ids=["X", "vector", "list", "f4"]
+)
 def test_any_array_like_can_be_split(data: Any) -> None:
     for (train, test), expected in zip(
         PageFriendly(3).split(data), KFold(3).split(data), strict=True
