@@ -200,8 +200,8 @@ def running_demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"sys.path[:] = {sys.path!r}\n"
         "from skl_mmap.cli import main\n"
-        "sys.exit(main(['demo', '--data', 'friedman', '--size', '500000', "
-        "'--n-jobs', '2', '--backends', 'loky', '--json']))\n"
+        "sys.exit(main(['demo', '--data', 'friedman', '--size', '100000', "
+        "'--n-jobs', '2', '--n-splits', '50', '--backends', 'loky', '--json']))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
