@@ -79,7 +79,8 @@ class Reference:
         first = X[:, self._columns[0]]
         self._sorting = np.argsort(first)
         self._sorted = first[self._sorting]
-        self._dtypes = dict.fromkeys((X.dtype, *_DTYPES))
+        dtypes: list[np.dtype[Any]] = [X.dtype, *_DTYPES]
+        self._dtypes = list(dict.fromkeys(dtypes))
 
     def identify(self, address: int, n_bytes: int, read: Read) -> Content | None:
         """Tell what a block holds, None if it seems to have nothing to do with X.
