@@ -113,7 +113,7 @@ def _render_suggestions(report: MemoryReport) -> list[str]:
 def _render_tasks(report: MemoryReport) -> list[str]:
     tasks = report.tasks
     if not tasks:
-        return ["<p>No tasks: everything ran in this process.</p>"]
+        return ["<p>No tasks that workers of mmap have run.</p>"]
     head = ("task", "times", "mapped", "copied", "private", "seconds", "why copied")
     rows = [
         (

@@ -135,7 +135,7 @@ def _describe_segments(segments: tuple[SegmentRecord, ...]) -> list[str]:
 
 def _describe_tasks(tasks: tuple[TaskCost, ...]) -> list[str]:
     if not tasks:
-        return ["  tasks     none: everything ran in this process"]
+        return ["  tasks     none that workers of mmap have run"]
     width = max(_MIN_LABEL, *(len(task.label) for task in tasks[:_MAX_ROWS]))
     row = f"  {{:<{width}}} {{:>5}} {{:>11}} {{:>11}} {{:>11}} {{:>9}}"
     lines = [row.format("task", "times", "mapped", "copied", "private", "seconds")]

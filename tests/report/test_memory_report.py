@@ -171,7 +171,7 @@ def test_text_without_what_is_not_known() -> None:
     assert report.peak_growth_bytes is None
     assert str(report).splitlines() == [
         "Memmapped(Stack)",
-        "  tasks     none: everything ran in this process",
+        "  tasks     none that workers of mmap have run",
     ]
 
 
