@@ -42,7 +42,12 @@ def draw(path: Path) -> None:
     )
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, title="backend: peak")
+    figure.legend(
+        loc="outside lower center",
+        ncols=len(_CASES),
+        frameon=False,
+        title="backend: peak",
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
 
