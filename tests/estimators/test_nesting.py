@@ -30,6 +30,8 @@ from tests.estimators.common import assert_equal_state, make_data, share_all
 from tests.estimators.stacks import make_regressor
 
 BACKENDS = ["loky", "threading", "multiprocessing", "mmap", "sequential"]
+# Of "multiprocessing", where older releases of polars have been imported before.
+quiet_fork = pytest.mark.filterwarnings("ignore:Using fork:RuntimeWarning")
 
 
 def measured(estimator: Any) -> Memmapped:
@@ -122,6 +124,7 @@ class Looking(RegressorMixin, BaseEstimator):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@quiet_fork
 def test_tasks_of_others_start_no_processes_and_no_sampler(backend: str) -> None:
     X, y, _ = make_data()
     model = measured(Looking())
@@ -142,6 +145,7 @@ def test_tasks_of_others_start_no_processes_and_no_sampler(backend: str) -> None
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@quiet_fork
 def test_ensembles_in_tasks_of_others_are_the_same(backend: str) -> None:
     X, y, _ = make_data()
     stack = make_regressor(n_jobs=None)
@@ -152,6 +156,7 @@ def test_ensembles_in_tasks_of_others_are_the_same(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@quiet_fork
 def test_fit_below_other_backends_uses_its_own(backend: str) -> None:
     X, y, _ = make_data()
     with joblib.parallel_config(backend, n_jobs=2):
