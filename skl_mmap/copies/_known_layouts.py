@@ -37,7 +37,7 @@ _HARMLESS = frozenset(
             "max_samples",
         ),
         *("n_jobs", "oob_score", "random_state", "verbose", "warm_start", "penalty"),
-        *("early_stopping", "learning_rate", "selection", "shuffle", "splitter"),
+        *("early_stopping", "learning_rate", "selection", "shuffle", "splitter", "tol"),
     }
 )
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import Ridge, SGDRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
@@ -185,6 +185,13 @@ def test_what_is_not_in_the_table_is_probed_once(
     ):
         find_layout(estimator, X, X[:, 0], order="C")
     assert [type(e).__name__ for e in probed] == ["Ridge", "Ridge", "StandardScaler"]
+
+
+@pytest.mark.skipif(not known_layouts(), reason="measured with other versions")
+def test_what_ends_the_iterations_is_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_known_layouts, "_probe", lambda *args: pytest.fail("probed"))
+    layout, _ = find_layout(SGDRegressor(tol=None), X, X[:, 0], order="F")
+    assert layout == Layout("float64", "C")
 
 
 def test_a_probe_that_fails_leaves_the_array_as_it_is(
