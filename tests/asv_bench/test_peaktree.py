@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,7 +54,9 @@ def time_nothing():
 
 
 def allocate() -> bytearray:
-    return bytearray(40 * MIB)
+    data = bytearray(40 * MIB)
+    time.sleep(0.1)  # for some readings, also on a busy machine
+    return data
 
 
 def make(func: Any = allocate, *sources: Any) -> peaktree.PeakTreeBenchmark:

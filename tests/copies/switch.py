@@ -15,6 +15,12 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_array
 
 
+def use(array: Any) -> Any:
+    """Do with an array what takes a moment, in which somebody may look at it."""
+    time.sleep(0.02)
+    return np.zeros(len(array)) + array[:, 0]
+
+
 class Switch(BaseEstimator):
     """Does in fit and predict what its parameters name."""
 
@@ -55,7 +61,7 @@ class Switch(BaseEstimator):
 
     def do_copy(self, X: Any) -> None:
         copy = X.copy()
-        self.peak_ = np.zeros(len(X)) + copy[:, 0]
+        self.peak_ = use(copy)
 
     def do_kept_copy(self, X: Any) -> None:
         self.X_ = X.copy()
@@ -65,26 +71,26 @@ class Switch(BaseEstimator):
 
     def do_center(self, X: Any) -> None:
         centered = X - X.mean(axis=0)
-        self.peak_ = np.zeros(len(X)) + centered[:, 0]
+        self.peak_ = use(centered)
 
     def do_scale(self, X: Any) -> None:
         scaled = X / np.arange(1, X.shape[1] + 1)
-        self.peak_ = np.zeros(len(X)) + scaled[:, 0]
+        self.peak_ = use(scaled)
 
     def do_square(self, X: Any) -> None:
         self.square_ = (X**2 + 1).sum()
 
     def do_rows(self, X: Any) -> None:
         rows = X[np.arange(0, len(X), 2)]
-        self.sum_ = np.zeros(len(rows)) + rows[:, 0]
+        self.sum_ = use(rows)
 
     def do_convert(self, X: Any) -> None:
         converted = check_array(X, dtype=np.float32)
-        self.peak_ = np.zeros(len(X)) + converted[:, 0]
+        self.peak_ = use(converted)
 
     def do_reorder(self, X: Any) -> None:
         reordered = check_array(X, order="F")
-        self.peak_ = np.zeros(len(X)) + reordered[:, 0]
+        self.peak_ = use(reordered)
 
     def do_want_to_write(self, X: Any) -> None:
         self.sum_ = check_array(X, force_writeable=True).sum()
