@@ -5,7 +5,7 @@
     tox -e dashboard -- --no-serve --check
     tox -e dashboard -- --bench CrossValidation.peaktree
 
-SKL_MMAP_BENCH_PROFILE is the size: quick, regular (default, some ten minutes) or full.
+SKL_MMAP_BENCH_PROFILE is the size: quick, regular (default, half an hour) or full.
 Results stay in asv_bench/results, and what is not committed counts as the last commit.
 The page works without the internet; the packages it needs are fetched once, by npm.
 """
