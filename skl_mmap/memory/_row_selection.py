@@ -86,9 +86,13 @@ def select_rows(
     if found is None or n_bytes < found[0].settings.min_mapped_bytes:
         return None
     if not array.flags.c_contiguous:
-        if _are_column_runs(index, array, found[0].settings.column_runs):
+        column_runs = found[0].settings.column_runs
+        if _are_column_runs(index, array, column_runs):
             return _join_columns(array, found, subtype)
-        counters.add_copied("the array is not C-contiguous", n_bytes)
+        reason = "the array is not C-contiguous"
+        if column_runs:
+            reason = "of arrays converted to Fortran order, only train sets are mapped"
+        counters.add_copied(reason, n_bytes)
         return None
     runs = find_runs(index, len(array), max_runs=_MAX_RUNS)
     if runs is None:

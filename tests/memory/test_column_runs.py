@@ -68,6 +68,9 @@ def test_other_rows_are_copied_into_c_order(rows: range) -> None:
     X = np.random.default_rng(0).normal(size=(6 * UNIT, 20))
     shared = shared_by_column(X, [(0, 2 * UNIT), (3 * UNIT, 6 * UNIT)])
     index = np.array(rows)
+    counters.take()
     selected = shared[index]
+    (reason,) = counters.take()[1]
+    assert "only train sets are mapped" in reason
     assert selected.flags.c_contiguous
     np.testing.assert_array_equal(selected, X[index])
