@@ -35,12 +35,14 @@ def adopting_orphans() -> Iterator[Callable[[], None]]:
     """
     before = {child.pid for child in psutil.Process().children()}
 
-    def list_new() -> list[psutil.Process]:
-        children = psutil.Process().children(recursive=True)
+    def list_new(*, recursive: bool = True) -> list[psutil.Process]:
+        children = psutil.Process().children(recursive=recursive)
         return [child for child in children if child.pid not in before]
 
     def list_ending() -> list[psutil.Process]:
-        return [process for process in list_new() if _is_ending(process)]
+        # Those of another process end with it, and are for it to wait for.
+        children = list_new(recursive=False)
+        return [process for process in children if _is_ending(process)]
 
     def kill_new() -> list[psutil.Process]:
         processes = list_new()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import psutil
 import pytest
@@ -27,6 +28,12 @@ for seconds in sys.argv[2:]:
 CHAIN = """
 import subprocess, sys
 subprocess.run([sys.executable, "-c", "import time; time.sleep(600)"])
+"""
+# Leaves a process that does not wait for a child that has ended.
+NEGLIGENT = """
+import subprocess, sys
+code = "import os, time; os._exit(0) if os.fork() == 0 else time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", code])
 """
 
 
@@ -92,3 +99,28 @@ def test_children_of_what_is_ended_are_reaped_too() -> None:
         end_orphans()
         assert list_children() == before
         process.wait()
+
+
+def test_a_zombie_of_another_process_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = list_children()
+    calls: list[int] = []
+    wait_procs = psutil.wait_procs
+
+    def count(processes: list[psutil.Process], timeout: float) -> Any:
+        calls.append(len(processes))
+        return wait_procs(processes, timeout=timeout)
+
+    monkeypatch.setattr(psutil, "wait_procs", count)
+    with adopting_orphans():
+        subprocess.run([sys.executable, "-c", NEGLIGENT], check=True)
+    # As long as anything may take, and no longer: ten rounds, fewer if busy.
+    assert len(calls) <= 12
+    (daemon,) = (
+        child
+        for child in psutil.Process().children()
+        if f"{child.pid} {child.status()}" not in before
+    )
+    daemon.kill()
+    assert daemon.wait(10) == -signal.SIGKILL
