@@ -6,23 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sklearn
 from sklearn.linear_model import Lasso, LinearRegression, Ridge
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.svm import LinearSVR
-from sklearn.utils.fixes import parse_version, sp_version
 
 from skl_mmap.copies import Layout, MethodCopies
 from skl_mmap.copies._prober import Prober
+from tests.versions import IS_BEFORE_SCIPY_1_18, IS_BEFORE_SKLEARN_1_8
 
 from .conftest import GIVEN, READ_ONLY
 
-# Before scikit-learn 1.8, the norms of columns are those of a squared copy.
-IS_RECENT = parse_version(sklearn.__version__) >= parse_version("1.8")
-LASSO = (1.0, {"order"}) if IS_RECENT else (2.0, {"order", "temporary"})
-
-# Since SciPy 1.18, lstsq copies in native code, while the other two copies are there.
-LSTSQ = "writeability" if sp_version >= parse_version("1.18") else "linear algebra"
+LASSO = (2.0, {"order", "temporary"}) if IS_BEFORE_SKLEARN_1_8 else (1.0, {"order"})
+# What was copied first counts where lstsq copies in native code.
+LSTSQ = "linear algebra" if IS_BEFORE_SCIPY_1_18 else "writeability"
 
 
 def measure(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sklearn
 from sklearn.cluster import KMeans
 from sklearn.ensemble import StackingClassifier, StackingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -19,9 +18,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils._test_common.instance_generator import _get_expected_failed_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from sklearn.utils.fixes import parse_version
 
 from skl_mmap import Memmapped
+from tests.versions import IS_BEFORE_SKLEARN_1_7
 
 INNER = [
     Ridge(),
@@ -60,7 +59,7 @@ def failures_inside(estimator: Memmapped) -> Any:
     passed = PASSED
     if isinstance(estimator.estimator, LogisticRegression):
         passed += PASSED_IF_CONVERGED
-    if parse_version(sklearn.__version__) < parse_version("1.7"):
+    if IS_BEFORE_SKLEARN_1_7:
         failures.update(FAILED_BEFORE_1_7.get(type(estimator.estimator), {}))
     return {name: why for name, why in failures.items() if name not in passed}
 

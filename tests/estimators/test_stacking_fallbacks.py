@@ -28,6 +28,7 @@ from tests.estimators.stacks import (
     make_regressor,
     make_tree,
 )
+from tests.versions import IS_BEFORE_SKLEARN_1_7
 
 
 def fit_with_notes(stack: Any, X: Any, y: Any, **params: Any) -> Any:
@@ -179,9 +180,9 @@ def test_targets_that_are_wrong() -> None:
 
 def test_arguments_that_are_missing_or_too_many() -> None:
     X, y, _ = make_data()
-    for args in ((X,), (X, y, np.ones(len(y)))):
-        # Before scikit-learn 1.7, weights by position are only advised against.
-        with pytest.raises((TypeError, FutureWarning), match="positional argument"):
+    too_many = FutureWarning if IS_BEFORE_SKLEARN_1_7 else TypeError
+    for args, error in (((X,), TypeError), ((X, y, np.ones(len(y))), too_many)):
+        with pytest.raises(error, match="positional argument"):
             share_all(make_regressor()).fit(*args)
     stack = make_classifier(n_jobs=None)
     assert_same_error(stack, X, np.round(y) > 0, unknown=3)
