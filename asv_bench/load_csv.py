@@ -49,7 +49,7 @@ def read(path: str, reader: str) -> dict[str, float]:
     """Read the file in this process, and say what that cost."""
     import pyarrow.csv
 
-    from skl_mmap.inputs._load import load
+    from skl_mmap.files import load
 
     pyarrow.csv.read_csv(pyarrow.BufferReader(b"a\n1\n"))  # starts the threads
     peak = before = private_bytes()

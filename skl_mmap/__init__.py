@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from skl_mmap.backend import MmapBackend
     from skl_mmap.copies import CopyReport, assert_no_copy, check_copies
     from skl_mmap.estimators import Memmapped
+    from skl_mmap.files import load
     from skl_mmap.folds import (
         ArrangedSplits,
         FoldReport,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
         check_folds,
         page_order,
     )
-    from skl_mmap.inputs import load, share
+    from skl_mmap.inputs import share
     from skl_mmap.memory import SharedArray
     from skl_mmap.monitor import Measurement
     from skl_mmap.report import MemoryReport, measure
@@ -74,7 +75,7 @@ _MODULES = {
     "assert_no_copy": "skl_mmap.copies",
     "check_copies": "skl_mmap.copies",
     "check_folds": "skl_mmap.folds",
-    "load": "skl_mmap.inputs",
+    "load": "skl_mmap.files",
     "measure": "skl_mmap.report",
     "page_order": "skl_mmap.folds",
     "share": "skl_mmap.inputs",

@@ -10,7 +10,7 @@ from skl_mmap._units import format_bytes
 from skl_mmap.cli._errors import CommandError, ExitCode
 from skl_mmap.cli._options import add_job_options
 from skl_mmap.exceptions import SklMmapError
-from skl_mmap.inputs._file_info import FileInfo, describe_file
+from skl_mmap.files import FileInfo, describe_file
 from skl_mmap.inputs._fold_costs import FoldCost, Layout, kfold_costs
 
 __all__ = ["add_parser", "run"]
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             "Check the path and its permissions.",
             ExitCode.USAGE,
         ) from error
-    layout = info.layout
+    layout = _layout_of(info)
     costs: list[FoldCost] = []
     if layout is not None and layout.n_rows >= arguments.n_splits:
         costs = kfold_costs(layout, arguments.n_splits)
@@ -77,6 +77,16 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(_to_lines(info, layout, costs, arguments)))
     return ExitCode.OK
+
+
+def _layout_of(info: FileInfo) -> Layout | None:
+    """Say how the rows lie; None if there are none, or each is scattered."""
+    is_row_major = info.order == "C" or len(info.shape) == 1
+    if not info.data_bytes or not info.shape or not is_row_major or info.note:
+        return None
+    n_rows = info.shape[0]
+    row_bytes = info.data_bytes // n_rows
+    return Layout(n_rows, row_bytes, info.offset, info.item_type.alignment)
 
 
 def _at_once(cost: FoldCost, n_jobs: int) -> int:

@@ -11,10 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap.inputs import load
-from skl_mmap.inputs._formats import find_format
-from skl_mmap.inputs._load import open_table
-from skl_mmap.inputs._load_column import load_column
+from skl_mmap.files import find_format, load, load_column, open_table
 from skl_mmap.inputs._pandas import frame_bytes, pandas_classes
 from skl_mmap.memory import Placement
 

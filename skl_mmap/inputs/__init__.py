@@ -1,8 +1,7 @@
-"""What users have: arrays, files, data frames and sparse matrices."""
+"""What users have in memory: arrays, data frames and sparse matrices."""
 
 from __future__ import annotations
 
-from skl_mmap.inputs._load import load
 from skl_mmap.inputs._share import share
 
-__all__ = ["load", "share"]
+__all__ = ["share"]

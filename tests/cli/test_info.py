@@ -11,7 +11,7 @@ from skl_mmap.cli import main
 
 # Before the guards of any test look: it lets pyarrow open what it keeps.
 with contextlib.suppress(ImportError):
-    from tests.inputs import load_common
+    from tests.files import load_common
 
 
 def info(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:

@@ -19,7 +19,7 @@ from skl_mmap.estimators._fit_inputs import count_bytes, read_arguments
 from skl_mmap.exceptions import FileFormatError, InvalidParameterError
 from tests.backend.common import SegmentWatch
 from tests.estimators.common import assert_equal_state, make_data, share_all
-from tests.inputs.load_common import write_table
+from tests.files.load_common import write_table
 
 NAMES = ["a", "b", "c", "d", "e", "f"]
 KINDS = np.array(["cat", "dog", "emu"])

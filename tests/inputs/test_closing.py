@@ -24,7 +24,7 @@ with contextlib.suppress(ImportError):
 
     pl.DataFrame({"x": [1.0]})[[0]]
 with contextlib.suppress(ImportError):
-    from tests.inputs import load_common  # noqa: F401
+    from tests.files import load_common  # noqa: F401
 
 VALUES = np.random.default_rng(0).random((20_000, 8))
 FOLD = np.r_[0:8192, 12_288:20_000]

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
+from skl_mmap.files import load
 from skl_mmap.folds import page_order
 from skl_mmap.inputs._fold_costs import Layout, kfold_costs, mapped_bytes
-from skl_mmap.inputs._load import load
 from skl_mmap.memory import can_remap, find_runs, join_rows
 from skl_mmap.memory._mapping import find_mapping
 

@@ -74,7 +74,7 @@ def test_passes_through_a_file_are_made_so(
     monkeypatch.setattr(SegmentWriter, "write", looking_write)
     monkeypatch.setattr(_filling, "_write_memory", looking_write_memory)
     if work == "convert":
-        from skl_mmap.inputs import _npy
+        from skl_mmap.files import _npy
 
         convert = _npy.convert
         monkeypatch.setattr(

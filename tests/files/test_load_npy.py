@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from skl_mmap.exceptions import FileFormatError, InvalidParameterError
-from skl_mmap.inputs import _npy
-from skl_mmap.inputs._load import load
+from skl_mmap.files import _npy, load
 from skl_mmap.memory import SharedArray, can_remap, describe
 from skl_mmap.memory._mapping import find_mapping
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap.inputs._columns import Plan, choose_names
-from skl_mmap.inputs._formats import FileFormat
-from skl_mmap.inputs._load import open_table
-from skl_mmap.inputs._target import MixedTargetError, TargetCollector
+from skl_mmap.files._columns import Plan, choose_names
+from skl_mmap.files._formats import FileFormat
+from skl_mmap.files._load import open_table
+from skl_mmap.files._target import MixedTargetError, TargetCollector
 from skl_mmap.memory import Placement, Settings
 
 __all__ = ["load_column"]

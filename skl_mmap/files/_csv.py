@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skl_mmap.exceptions import FileFormatError
-from skl_mmap.inputs._block_writer import Part
-from skl_mmap.inputs._columns import Plan
-from skl_mmap.inputs._csv_errors import explain, find_line
-from skl_mmap.inputs._formats import import_pyarrow
+from skl_mmap.files._block_writer import Part
+from skl_mmap.files._columns import Plan
+from skl_mmap.files._csv_errors import explain, find_line
+from skl_mmap.files._formats import import_pyarrow
 
 if TYPE_CHECKING:
     from typing_extensions import Self

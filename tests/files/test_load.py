@@ -18,11 +18,15 @@ from skl_mmap.exceptions import (  # noqa: E402
     InvalidParameterError,
     NotEnoughMemoryError,
 )
-from skl_mmap.inputs import _arrow_file, _block_writer, _load  # noqa: E402
-from skl_mmap.inputs._load import load  # noqa: E402
-from skl_mmap.inputs._load_progress import LoadProgress  # noqa: E402
+from skl_mmap.files import (  # noqa: E402
+    _arrow_file,
+    _block_writer,
+    _load,
+    load,
+)
+from skl_mmap.files._load_progress import LoadProgress  # noqa: E402
 from skl_mmap.memory import SharedArray, can_remap  # noqa: E402
-from tests.inputs.load_common import (  # noqa: E402
+from tests.files.load_common import (  # noqa: E402
     TABLE_NAMES,
     make_table,
     numbers_of,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from skl_mmap.inputs._columns import Plan
+from skl_mmap.files._columns import Plan
 
 __all__ = ["explain", "find_line"]
 

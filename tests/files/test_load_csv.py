@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from skl_mmap.exceptions import FileFormatError  # noqa: E402
-from skl_mmap.inputs import _csv  # noqa: E402
-from skl_mmap.inputs._load import load  # noqa: E402
-from tests.inputs import load_common  # noqa: E402, F401
+from skl_mmap.files import _csv, load  # noqa: E402
+from tests.files import load_common  # noqa: E402, F401
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap.exceptions import FileFormatError, InvalidParameterError
-from skl_mmap.inputs._block_writer import convert
+from skl_mmap.files._block_writer import convert
 from skl_mmap.memory import (
     Placement,
     SegmentWriter,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap.exceptions import FileFormatError
-from skl_mmap.inputs._block_writer import Part, missing_of, values_of
+from skl_mmap.files._block_writer import Part, missing_of, values_of
 from skl_mmap.memory import Placement, SegmentWriter, Settings, map_array
 
 __all__ = ["MixedTargetError", "TargetCollector", "is_numeric", "is_text"]

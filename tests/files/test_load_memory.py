@@ -14,7 +14,7 @@ pa = pytest.importorskip("pyarrow", reason="needs the extra tables")
 
 from pyarrow import parquet  # noqa: E402
 
-from tests.inputs.load_common import write_table  # noqa: E402
+from tests.files.load_common import write_table  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(
@@ -32,7 +32,7 @@ MAX_GROWTH_BYTES = 64 << 20
 CODE = """
 import sys, threading
 import pyarrow.csv, pyarrow.parquet, pyarrow.ipc, pyarrow.compute
-from skl_mmap.inputs._load import load
+from skl_mmap.files import load
 
 def private_bytes():
     with open("/proc/self/status") as status:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skl_mmap.exceptions import FileFormatError, InvalidParameterError
-from skl_mmap.inputs._block_writer import Part
-from skl_mmap.inputs._columns import Plan, list_names
-from skl_mmap.inputs._formats import import_pyarrow
-from skl_mmap.inputs._target import is_numeric, is_text
+from skl_mmap.files._block_writer import Part
+from skl_mmap.files._columns import Plan, list_names
+from skl_mmap.files._formats import import_pyarrow
+from skl_mmap.files._target import is_numeric, is_text
 
 if TYPE_CHECKING:
     from typing_extensions import Self

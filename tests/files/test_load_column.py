@@ -9,12 +9,10 @@ import pyarrow as pa
 import pytest
 
 from skl_mmap.exceptions import FileFormatError, InvalidParameterError
-from skl_mmap.inputs import load
-from skl_mmap.inputs._formats import find_format
-from skl_mmap.inputs._load_column import load_column
+from skl_mmap.files import find_format, load, load_column
 from skl_mmap.memory import Placement
 from skl_mmap.memory._mapping import find_mapping
-from tests.inputs.load_common import TABLE_NAMES, make_table, write_table
+from tests.files.load_common import TABLE_NAMES, make_table, write_table
 
 
 def read(path: Path, name: object, store: str = "memory") -> np.ndarray:

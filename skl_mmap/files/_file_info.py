@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from skl_mmap.exceptions import SklMmapError
-from skl_mmap.inputs._csv import CsvFile
-from skl_mmap.inputs._fold_costs import Layout
-from skl_mmap.inputs._formats import find_format
-from skl_mmap.inputs._load import open_table
-from skl_mmap.inputs._npy import read_npy_header
+from skl_mmap.files._csv import CsvFile
+from skl_mmap.files._formats import find_format
+from skl_mmap.files._load import open_table
+from skl_mmap.files._npy import read_npy_header
 
 __all__ = ["FileInfo", "describe_file"]
 
@@ -74,16 +73,6 @@ class FileInfo:
         if self.item_type.names is not None:
             return str(self.item_type)
         return self.item_type.str if self.is_mapped_in_place else self.item_type.name
-
-    @property
-    def layout(self) -> Layout | None:
-        """How the rows lie; None if they are none, or lie apart."""
-        is_row_major = self.order == "C" or len(self.shape) == 1
-        if not self.data_bytes or not self.shape or not is_row_major or self.note:
-            return None
-        n_rows = self.shape[0]
-        row_bytes = self.data_bytes // n_rows
-        return Layout(n_rows, row_bytes, self.offset, self.item_type.alignment)
 
 
 def describe_file(path: str | os.PathLike[str]) -> FileInfo:

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from skl_mmap.exceptions import InvalidParameterError
-from skl_mmap.inputs._arrow_file import ArrowFile, ParquetFile, TypedTable
-from skl_mmap.inputs._block_writer import RowScatterer, RowWriter
-from skl_mmap.inputs._columns import Plan, check_dtype, choose_names
-from skl_mmap.inputs._csv import CsvFile
-from skl_mmap.inputs._formats import FileFormat, find_format, import_pyarrow
-from skl_mmap.inputs._load_progress import LoadProgress
-from skl_mmap.inputs._npy import load_npy
-from skl_mmap.inputs._target import MixedTargetError, TargetCollector
+from skl_mmap.files._arrow_file import ArrowFile, ParquetFile, TypedTable
+from skl_mmap.files._block_writer import RowScatterer, RowWriter
+from skl_mmap.files._columns import Plan, check_dtype, choose_names
+from skl_mmap.files._csv import CsvFile
+from skl_mmap.files._formats import FileFormat, find_format, import_pyarrow
+from skl_mmap.files._load_progress import LoadProgress
+from skl_mmap.files._npy import load_npy
+from skl_mmap.files._target import MixedTargetError, TargetCollector
 from skl_mmap.memory import Placement, Settings, map_array
 
 __all__ = ["load", "open_table"]
