@@ -23,8 +23,10 @@ from typing import Any, final
 
 __all__ = ["NumpyHook", "is_hookable"]
 
-# Place of PyDataMem_GetHandler in the table of NumPy's C API, which never changes.
+# Place of PyDataMem_GetHandler in the table of NumPy's C API, in these versions of its
+# ABI: those of NumPy 1 and of NumPy 2.
 _GET_HANDLER = 305
+_ABI_VERSIONS = (0x01000009, 0x02000000)
 _NAME = b"default_allocator"
 _VERSION = 1
 
@@ -56,10 +58,32 @@ class _Handler(ctypes.Structure):
 
 def _find_handler() -> _Handler | None:
     """Find the struct; None if it is not the one that is known."""
+    address = _find_get_handler()
+    if address is None:
+        return None
+    capsule = ctypes.PYFUNCTYPE(ctypes.py_object)(address)()
+    handler = _Handler.from_address(_read_capsule(capsule))
+    is_known = handler.name == _NAME and handler.version == _VERSION
+    return handler if is_known else None
+
+
+def _find_get_handler() -> int | None:
+    """Return the address of PyDataMem_GetHandler; None in a NumPy that is not known."""
     core: Any = sys.modules.get("numpy._core._multiarray_umath")
     core = core or sys.modules.get("numpy.core._multiarray_umath")
-    if core is None or sys.implementation.name != "cpython":
+    get_version = getattr(core, "_get_ndarray_c_version", None)
+    if get_version is None or sys.implementation.name != "cpython":
         return None
+    # In another version, another function may stand in that place.
+    if get_version() not in _ABI_VERSIONS:
+        return None
+    table = ctypes.cast(_read_capsule(core._ARRAY_API), ctypes.POINTER(ctypes.c_void_p))
+    address: int | None = table[_GET_HANDLER]
+    return address
+
+
+def _read_capsule(capsule: Any) -> int:
+    """Return the pointer in a PyCapsule, whatever its name."""
     api = ctypes.pythonapi
     get_name = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(
         ("PyCapsule_GetName", api)
@@ -67,12 +91,7 @@ def _find_handler() -> _Handler | None:
     get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
         ("PyCapsule_GetPointer", api)
     )
-    table = get_pointer(core._ARRAY_API, get_name(core._ARRAY_API))
-    address = ctypes.cast(table, ctypes.POINTER(ctypes.c_void_p))[_GET_HANDLER]
-    capsule = ctypes.PYFUNCTYPE(ctypes.py_object)(address)()
-    handler = _Handler.from_address(get_pointer(capsule, get_name(capsule)))
-    is_known = handler.name == _NAME and handler.version == _VERSION
-    return handler if is_known else None
+    return int(get_pointer(capsule, get_name(capsule)))
 
 
 def is_hookable() -> bool:

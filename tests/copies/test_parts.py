@@ -95,6 +95,22 @@ def test_errors_of_numpy_are_those_without_the_hook(hook: NumpyHook) -> None:
                 np.empty(1 << 58)
 
 
+def test_no_pointer_of_another_numpy_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Core:
+        """NumPy's C module, as it may be one day."""
+
+        def _get_ndarray_c_version(self) -> int:
+            return 0x03000000
+
+        @property
+        def _ARRAY_API(self) -> Any:  # noqa: N802 - NumPy's name
+            pytest.fail("the table of another NumPy was read")
+
+    for name in ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath"):
+        monkeypatch.setitem(sys.modules, name, Core())
+    assert not is_hookable()
+
+
 @pytest.fixture(scope="module")
 def table() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(500, 30)) + 3
