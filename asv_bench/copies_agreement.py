@@ -1,6 +1,6 @@
 """Compare the table of estimators with another way to measure it.
 
-    skl-mmap check --all --csv copies.csv
+    python docs/estimators_table.py --csv copies.csv
     python asv_bench/copies_agreement.py copies.csv [WORD]
 
 The table comes from the kernel's peak and from NumPy's own blocks. Here, memray counts
@@ -19,9 +19,13 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# The table's builder belongs to the documentation, which is not installed.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 _LAYOUT = "float64 C read-only"
 _NEAR = 0.15
@@ -59,7 +63,7 @@ def measure_copies(name: str, n_samples: int) -> float:
     import joblib
     from sklearn.base import clone
 
-    from skl_mmap.copies._catalogue import list_estimators, make_data
+    from docs.estimators_table import list_estimators, make_data
 
     warnings.simplefilter("ignore")
     (entry,) = [entry for entry in list_estimators() if entry.name == name]
@@ -89,7 +93,7 @@ def measure_copies(name: str, n_samples: int) -> float:
 
 def main(path: str, word: str = "") -> None:
     """Measure all rows of a table again, and compare."""
-    from skl_mmap.copies._matrix import read_rows
+    from docs.estimators_table import read_rows
 
     rows = [
         r for r in read_rows(path).values() if r.outcome == "ok" and word in r.estimator

@@ -8,7 +8,6 @@ import json
 from typing import Any
 
 import skl_mmap
-from skl_mmap.cli import _check_all
 from skl_mmap.cli._errors import CommandError, ExitCode
 from skl_mmap.cli._load_estimator import loading_estimator
 from skl_mmap.cli._options import integer, number
@@ -24,7 +23,6 @@ examples:
   skl-mmap check sklearn.linear_model:Ridge X.npy y.npy
   skl-mmap check train.py:make_pipeline train.parquet --target delay --cv 5
   skl-mmap check package.model:Model X.npy y.npy --methods fit --max-copies 0.1
-  skl-mmap check --all --csv copies.csv --html copies.html
 """
 _EXIT_CODES = """\
 exit codes:
@@ -77,7 +75,6 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument(
         "--json", action="store_true", help="write JSON to stdout instead of text"
     )
-    _check_all.add_options(parser)
 
 
 def _add_copies_options(parser: argparse.ArgumentParser) -> None:
@@ -143,14 +140,6 @@ def run(arguments: argparse.Namespace) -> int:
     CommandError
         If an argument cannot be used, or a check fails.
     """
-    if arguments.all:
-        if arguments.estimator is not None:
-            raise CommandError(
-                f"--all measures every estimator, and {arguments.estimator} is one. "
-                "Leave it out, or use --only to choose some.",
-                ExitCode.USAGE,
-            )
-        return _check_all.run_all(arguments)
     if arguments.estimator is None or arguments.X is None:
         raise CommandError(
             "an estimator and a file with X are needed, such as "
