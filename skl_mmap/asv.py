@@ -22,9 +22,9 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
+from skl_mmap._linux.proc import is_readable
 from skl_mmap.exceptions import InvalidParameterError
 from skl_mmap.monitor import measure
-from skl_mmap.monitor._process import is_readable
 
 __all__ = ["peak_memory"]
 

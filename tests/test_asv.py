@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from skl_mmap import asv
+from skl_mmap._linux import proc
 from skl_mmap.asv import peak_memory
 from skl_mmap.exceptions import InvalidParameterError
-from skl_mmap.monitor import _process
 
 MIB = 2**20
 
 needs_proc = pytest.mark.skipif(
-    not _process.is_readable(), reason="needs /proc with RssAnon: Linux 4.5 or newer"
+    not proc.is_readable(), reason="needs /proc with RssAnon: Linux 4.5 or newer"
 )
 
 

@@ -12,7 +12,7 @@ import pytest
 # Each run forgets what it has imported, and numpy cannot be imported twice.
 import skl_mmap.estimators
 import skl_mmap.report
-from skl_mmap.monitor._process import is_readable
+from skl_mmap._linux.proc import is_readable
 
 Run = Callable[[str], pytest.RunResult]
 

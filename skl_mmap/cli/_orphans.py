@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
 import psutil
 
+from skl_mmap._linux.calls import set_child_subreaper
+
 __all__ = ["adopting_orphans"]
 
-_PR_SET_CHILD_SUBREAPER = 36
 # How long all that is left may take to end by itself, and those that surely will:
 # resource trackers, which remove what is left of others first.
 _REST_SECONDS = 1.0
@@ -54,7 +53,7 @@ def adopting_orphans() -> Iterator[Callable[[], None]]:
         _kill(list_new())
         _wait(list_new, _REST_SECONDS)
 
-    _set_subreaper(is_on=True)
+    set_child_subreaper(is_on=True)
     try:
         yield end_new
         # Not for ever: a script may have started something that is to outlive it.
@@ -64,7 +63,7 @@ def adopting_orphans() -> Iterator[Callable[[], None]]:
         end_new()
         raise
     finally:
-        _set_subreaper(is_on=False)
+        set_child_subreaper(is_on=False)
 
 
 def _wait(list_processes: Callable[[], list[psutil.Process]], seconds: float) -> None:
@@ -100,10 +99,3 @@ def _kill(processes: Iterable[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
-
-
-def _set_subreaper(*, is_on: bool) -> None:
-    """Say whether processes that lose their parent become children of this one."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(is_on), 0, 0, 0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from skl_mmap._linux.proc import available_memory_bytes
 from skl_mmap._units import format_bytes
 from skl_mmap.cli._errors import CommandError
-from skl_mmap.memory._placement import available_memory_bytes
 
 __all__ = ["check_room"]
 

@@ -9,7 +9,6 @@ not there is an error and no crash.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import threading
 import time
@@ -17,11 +16,11 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+from skl_mmap._linux.proc import PAGE_BYTES, open_own_memory, resident_bytes
 from skl_mmap.copies._contents import Content, Reference
 from skl_mmap.copies._stacks import Frame, check_arguments, read_stack
-from skl_mmap.memory._libc import PAGE_BYTES, resident_bytes
 
-__all__ = ["MIN_BLOCK_BYTES", "Block", "Blocks", "OwnPages", "use_own_mappings"]
+__all__ = ["MIN_BLOCK_BYTES", "Block", "Blocks", "OwnPages"]
 
 MIN_BLOCK_BYTES = 1 << 15
 # Smaller ones are counted, but nothing else is known of them.
@@ -30,7 +29,6 @@ _MIN_SHARE = 0.1
 _FIRST_SECONDS = 0.001
 _FACTOR = 1.3
 _MAX_LOOKS = 20
-_M_MMAP_THRESHOLD = -3
 _HEADER_BYTES = 16
 _IS_MAPPED = 2
 _FLAGS = 7
@@ -38,17 +36,11 @@ _FLAGS = 7
 _MAX_SLACK_BYTES = 2 * 65536
 
 
-def use_own_mappings() -> bool:
-    """Make every large block a mapping of its own; False if the C library cannot."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, MIN_BLOCK_BYTES))
-
-
 class OwnPages:
     """The memory of this process as a file."""
 
     def __init__(self) -> None:
-        self._file = os.open("/proc/self/mem", os.O_RDONLY)
+        self._file = open_own_memory()
 
     def close(self) -> None:
         """Let go of the file."""

@@ -26,14 +26,19 @@ from typing import Any, final
 
 import numpy.typing as npt
 
+from skl_mmap._linux.calls import trim_heap
+from skl_mmap._linux.proc import (
+    can_reset_own_peak,
+    find_bytes,
+    own_private_bytes,
+    read_own_status,
+    resident_bytes,
+)
 from skl_mmap.copies._blocks import MIN_BLOCK_BYTES, Block, Blocks, OwnPages
 from skl_mmap.copies._contents import Reference
 from skl_mmap.copies._numpy_memory import NumpyHook, is_hookable
 from skl_mmap.copies._stacks import Frame, read_stack
-from skl_mmap.memory import trim_heap
-from skl_mmap.memory._libc import PAGE_BYTES, resident_bytes
 from skl_mmap.monitor import own_memory
-from skl_mmap.monitor._process import find_bytes, read_file
 
 __all__ = ["Detector", "Numbers"]
 
@@ -115,7 +120,7 @@ class Detector:
         trim_heap()
         memory = own_memory(reset_peak=True)
         self._resident_bytes = memory.resident_bytes
-        self._private_bytes = _read_private_bytes()
+        self._private_bytes = own_private_bytes()
         self._file_bytes = _read_file_bytes()
         self._hook.__enter__()
         self._is_running = True
@@ -129,7 +134,7 @@ class Detector:
         memory = own_memory()
         self._hook.__exit__()
         numbers.written_bytes = resident_bytes(self._address, self._n_bytes)[0]
-        if memory.peak_bytes > memory.resident_bytes or _can_reset_peak():
+        if memory.peak_bytes > memory.resident_bytes or can_reset_own_peak():
             # A page of the file that is written to is replaced by a private one, which
             # does not change how many there are.
             growth_bytes = memory.peak_bytes - self._resident_bytes
@@ -149,7 +154,7 @@ class Detector:
         gc.enable()
         gc.collect()
         trim_heap()
-        growth_bytes = _read_private_bytes() - self._private_bytes
+        growth_bytes = own_private_bytes() - self._private_bytes
         known_bytes = self._blocks.live_bytes() + self.numbers.written_bytes
         return max(0, growth_bytes - known_bytes)
 
@@ -165,7 +170,7 @@ class Detector:
 
     def _look(self) -> None:
         """Keep who is running while more has grown than NumPy's blocks explain."""
-        growth_bytes = _read_private_bytes() - self._private_bytes
+        growth_bytes = own_private_bytes() - self._private_bytes
         unexplained_bytes = growth_bytes - self._blocks.live_bytes()
         least = max(self.numbers.native_bytes, _MIN_UNEXPLAINED_SHARE * self._n_bytes)
         if unexplained_bytes > least and self._is_running:
@@ -188,18 +193,8 @@ class Detector:
         return working[0] if working else ()
 
 
-def _read_private_bytes() -> int:
-    with open("/proc/self/statm", "rb", buffering=0) as file:
-        _, resident, shared, *_ = file.read().split()
-    return (int(resident) - int(shared)) * PAGE_BYTES
-
-
 def _read_file_bytes() -> int:
-    return find_bytes(read_file("/proc/self/status"), b"\nRssFile:")
-
-
-def _can_reset_peak() -> bool:
-    return os.access("/proc/self/clear_refs", os.W_OK)
+    return find_bytes(read_own_status(), b"\nRssFile:")
 
 
 def keep_to_one_processor() -> None:

@@ -14,8 +14,10 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap._linux.calls import use_own_mappings
+from skl_mmap._linux.proc import descriptor_path
 from skl_mmap.copies import _calls
-from skl_mmap.copies._blocks import use_own_mappings
+from skl_mmap.copies._blocks import MIN_BLOCK_BYTES
 from skl_mmap.copies._calls import call, find_own_files, find_views, fits, list_arrays
 from skl_mmap.copies._coefficients import Shape, divide, list_shapes
 from skl_mmap.copies._detector import Detector, keep_to_one_processor
@@ -78,7 +80,7 @@ def perform(
     """
     warnings.simplefilter("ignore")
     keep_to_one_processor()
-    use_own_mappings()
+    use_own_mappings(MIN_BLOCK_BYTES)
     table = _map_sample(sample)
     work = Work(job, sample, table, make_estimator, send)
     # Threads instead of workers, whose memory would not be seen here.
@@ -91,7 +93,7 @@ def perform(
 
 def _map_sample(sample: Sample) -> npt.NDArray[Any]:
     order: Any = sample.layout.order
-    path = f"/proc/self/fd/{sample.fd}"
+    path = descriptor_path(sample.fd)
     return np.memmap(path, sample.layout.dtype, "r", 0, sample.shape, order)
 
 

@@ -15,7 +15,6 @@ it; job and server end when their parent does, however it does.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import os
@@ -28,11 +27,11 @@ import traceback
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from skl_mmap._linux import calls
+
 __all__ = ["Spec", "read_message", "serve", "write_message"]
 
 _SIZE_BYTES = 8
-_PR_SET_PDEATHSIG = 1
-_PR_SET_THP_DISABLE = 41
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +187,10 @@ def _do(job: Any, spec: Spec, answers: int) -> NoReturn:
     code = 1
     try:
         os.setpgid(0, 0)
-        libc = ctypes.CDLL(None)
         # Its parent has only the thread that forked.
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        calls.set_parent_death_signal(signal.SIGKILL)
         # Memory in pages of 4 KiB: in huge ones, untouched memory counts.
-        libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
+        calls.disable_huge_pages()
         from skl_mmap.copies._measuring import perform
 
         def make_estimator() -> Any:

@@ -1,5 +1,7 @@
 """Shared memory: segments, mappings, row runs, SharedArray and the store."""
 
+from skl_mmap._linux.calls import trim_heap
+from skl_mmap._linux.proc import can_remap
 from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._adoption import adopt
 from skl_mmap.memory._conversion import Conversion, LossyConversionError
@@ -13,7 +15,6 @@ from skl_mmap.memory._handles import (
     rebuild_index,
     rebuild_plain,
 )
-from skl_mmap.memory._libc import can_remap, trim_heap
 from skl_mmap.memory._mapping import Settings, live_mappings
 from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._result_buffer import ResultBuffer, ResultSlot, WrittenArray

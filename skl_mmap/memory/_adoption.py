@@ -17,7 +17,7 @@ The layout of a chunk is described in glibc's malloc/malloc.c ("mmapped chunks")
 
 from __future__ import annotations
 
-import ctypes
+import struct
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap.memory import _libc
-from skl_mmap.memory._areas import areas_between, is_mapped_at
+from skl_mmap._linux import calls, proc
+from skl_mmap._linux.proc import areas_between, is_mapped_at
 from skl_mmap.memory._filling import fill_range
 from skl_mmap.memory._mapping import Mapping, Piece, Settings
 from skl_mmap.memory._placement import Placement
@@ -101,17 +101,17 @@ def adopt(
     address = array.__array_interface__["data"][0]
     chunk = address - _HEADER_BYTES
     # Huge pages need the same place in the file and in memory, modulo their size.
-    shift = chunk % _libc.HUGE_PAGE_BYTES
-    end = -(-(address + array.nbytes) // _libc.PAGE_BYTES) * _libc.PAGE_BYTES
+    shift = chunk % calls.HUGE_PAGE_BYTES
+    end = -(-(address + array.nbytes) // proc.PAGE_BYTES) * proc.PAGE_BYTES
     what = f"an array of shape {array.shape} and dtype {array.dtype}"
     segment = new_segment(shift + end - chunk, placement, what, more_bytes=_CHUNK_BYTES)
-    head = min(_libc.PAGE_BYTES, end - chunk)
+    head = min(proc.PAGE_BYTES, end - chunk)
     _fill(segment, shift, chunk, head)
     try:
         for begin, n_bytes in _parts(chunk + head, end):
             offset = begin - chunk + shift
             _fill(segment, offset, begin, n_bytes)
-            _libc.map_file(begin, n_bytes, segment.fd, offset, writable=True)
+            calls.map_file(begin, n_bytes, segment.fd, offset, writable=True)
     except OSError as error:
         # Every part is whole, either as before or in the file: the array is intact.
         return f"the kernel stopped it ({error.strerror})"
@@ -139,7 +139,7 @@ def _parts(begin: int, end: int) -> Iterator[tuple[int, int]]:
 
 def _find_refusal(array: npt.NDArray[Any]) -> str | None:
     """Say why an array's memory cannot be replaced safely; None if it can."""
-    if not _libc.can_remap() or sys.maxsize < 1 << 32:
+    if not proc.can_remap() or sys.maxsize < 1 << 32:
         return "this system cannot map pages of a file over it"
     if type(array) is not np.ndarray or array.base is not None:
         return "it is a view, or of a class of its own"
@@ -167,14 +167,15 @@ def _find_foreign_memory(array: npt.NDArray[Any]) -> str | None:
     """Check that an array fills a chunk that glibc has mapped for it alone."""
     address = array.__array_interface__["data"][0]
     not_glibc = "it does not lie in a mapping of its own, as large arrays of glibc do"
-    if address % _libc.PAGE_BYTES != _HEADER_BYTES:
+    if address % proc.PAGE_BYTES != _HEADER_BYTES:
         return not_glibc
     chunk = address - _HEADER_BYTES
-    previous_size, size = (ctypes.c_size_t * 2).from_address(chunk)
+    header = bytes(calls.bytes_at(chunk, _HEADER_BYTES))
+    previous_size, size = struct.unpack("NN", header)
     chunk_bytes = size & ~_SIZE_FLAGS
     is_mmapped = size & _SIZE_FLAGS == _IS_MMAPPED and previous_size == 0
     padding = chunk_bytes - _HEADER_BYTES - array.nbytes
-    if not is_mmapped or not 0 <= padding < 2 * _libc.PAGE_BYTES:
+    if not is_mmapped or not 0 <= padding < 2 * proc.PAGE_BYTES:
         return not_glibc
     place = chunk
     for area in areas_between(chunk, chunk + chunk_bytes, with_flags=True):

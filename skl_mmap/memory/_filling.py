@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap.memory import _libc
+from skl_mmap._linux import calls
 
 __all__ = ["fill_array", "fill_range", "iterate_stored", "stored_order", "write_array"]
 
@@ -37,7 +37,7 @@ def fill_range(
 ) -> None:
     """Write bytes of memory to a place in a file, in huge pages if it is a memfd."""
     done = 0
-    if can_use_huge_pages and file_offset % _libc.HUGE_PAGE_BYTES == 0:
+    if can_use_huge_pages and file_offset % calls.HUGE_PAGE_BYTES == 0:
         done = _fill_huge_pages(fd, file_offset, address, n_bytes)
     for start in range(done, n_bytes, _WRITE_CHUNK_BYTES):
         chunk_bytes = min(_WRITE_CHUNK_BYTES, n_bytes - start)
@@ -52,24 +52,24 @@ def _fill_huge_pages(fd: int, file_offset: int, source: int, n_bytes: int) -> in
     small ones; as only the first of them exists yet, there is nothing to copy, and
     the data is then written at full speed. Needs Linux 6.1 but no system setting.
     """
-    front_bytes = n_bytes - n_bytes % _libc.HUGE_PAGE_BYTES
+    front_bytes = n_bytes - n_bytes % calls.HUGE_PAGE_BYTES
     if not front_bytes:
         return 0
-    reserved_bytes = front_bytes + _libc.HUGE_PAGE_BYTES
+    reserved_bytes = front_bytes + calls.HUGE_PAGE_BYTES
     try:
-        reserved = _libc.reserve(reserved_bytes)
+        reserved = calls.reserve(reserved_bytes)
     except OSError:
         return 0
     try:
-        address = -(-reserved // _libc.HUGE_PAGE_BYTES) * _libc.HUGE_PAGE_BYTES
-        _libc.map_file(
+        address = -(-reserved // calls.HUGE_PAGE_BYTES) * calls.HUGE_PAGE_BYTES
+        calls.map_file(
             address, front_bytes, fd, file_offset, writable=True, shared=True
         )
         return _collapse_and_copy(source, address, front_bytes)
     except OSError:
         return 0  # no room for the mapping: all of it is written in small pages
     finally:
-        _libc.unmap(reserved, reserved_bytes)
+        calls.unmap(reserved, reserved_bytes)
 
 
 def _collapse_and_copy(source: int, address: int, n_bytes: int) -> int:
@@ -78,13 +78,13 @@ def _collapse_and_copy(source: int, address: int, n_bytes: int) -> int:
     while begin < n_bytes and spare_seconds > 0:
         chunk_bytes = min(_FILL_CHUNK_BYTES, n_bytes - begin)
         started = time.perf_counter()
-        for huge_page in range(begin, begin + chunk_bytes, _libc.HUGE_PAGE_BYTES):
-            _libc.touch(address + huge_page)
-        if not _libc.advise(address + begin, chunk_bytes, _libc.MADV_COLLAPSE):
+        for huge_page in range(begin, begin + chunk_bytes, calls.HUGE_PAGE_BYTES):
+            calls.touch(address + huge_page)
+        if not calls.advise(address + begin, chunk_bytes, calls.MADV_COLLAPSE):
             break
         spare_seconds += chunk_bytes / _MIN_HUGE_PAGE_RATE
         spare_seconds -= time.perf_counter() - started
-        _libc.move(address + begin, source + begin, chunk_bytes)
+        calls.move(address + begin, source + begin, chunk_bytes)
         begin += chunk_bytes
     return begin
 
@@ -129,7 +129,7 @@ def write_array(fd: int, data: npt.NDArray[Any], file_offset: int) -> None:
 
 
 def _write_memory(fd: int, address: int, n_bytes: int, file_offset: int) -> None:
-    view = memoryview(_libc.bytes_at(address, n_bytes))
+    view = memoryview(calls.bytes_at(address, n_bytes))
     done = 0
     while done < n_bytes:
         done += os.pwrite(fd, view[done:], file_offset + done)

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap._linux.proc import can_remap
 from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._joining import JoinPlan, map_pieces, plan_pieces
-from skl_mmap.memory._libc import can_remap
 from skl_mmap.memory._mapping import (
     Mapping,
     Piece,

@@ -15,7 +15,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from skl_mmap.memory import _libc
+from skl_mmap._linux import calls, proc
 from skl_mmap.memory._mapping import Mapping, Piece, Settings, live_mappings
 from skl_mmap.memory._segment import Segment
 
@@ -113,7 +113,7 @@ def plan_pieces(
     parts = [
         part
         for piece in shareable
-        if (piece.file_offset - piece.start) % _libc.PAGE_BYTES == phase
+        if (piece.file_offset - piece.start) % proc.PAGE_BYTES == phase
         and (part := _whole_pages(piece, phase, n_bytes)) is not None
     ]
     return JoinPlan(pieces, parts, lead, len(shareable))
@@ -137,12 +137,12 @@ def map_pieces(segment: Segment, plan: JoinPlan, settings: Settings) -> Mapping 
         None if the kernel has no room for it: too many mappings
         (``vm.max_map_count``), or too many addresses.
     """
-    region_bytes = _round_up(plan.n_bytes, _libc.PAGE_BYTES) + 2 * _libc.HUGE_PAGE_BYTES
+    region_bytes = _round_up(plan.n_bytes, proc.PAGE_BYTES) + 2 * calls.HUGE_PAGE_BYTES
     if _count_ranges() + 2 * plan.n_shareable > _max_ranges():
         return None
     try:
-        region = _libc.reserve(region_bytes)
-        address = region + (plan.lead - region) % _libc.HUGE_PAGE_BYTES
+        region = calls.reserve(region_bytes)
+        address = region + (plan.lead - region) % calls.HUGE_PAGE_BYTES
         mapping = Mapping(
             (region, region_bytes), address, plan.pieces, segment, settings
         )
@@ -160,7 +160,7 @@ def _choose_phase(pieces: Sequence[Piece], alignment: int) -> tuple[int, int]:
     weights: dict[int, int] = {}
     longest: dict[int, Piece] = {}
     for piece in pieces:
-        phase = (piece.file_offset - piece.start) % _libc.PAGE_BYTES
+        phase = (piece.file_offset - piece.start) % proc.PAGE_BYTES
         length = piece.stop - piece.start
         if phase % alignment:
             continue
@@ -172,7 +172,7 @@ def _choose_phase(pieces: Sequence[Piece], alignment: int) -> tuple[int, int]:
         return -1, 0
     phase = max(weights, key=weights.__getitem__)
     lead = longest[phase]
-    return phase, (lead.file_offset - lead.start) % _libc.HUGE_PAGE_BYTES
+    return phase, (lead.file_offset - lead.start) % calls.HUGE_PAGE_BYTES
 
 
 def _round_up(number: int, unit: int) -> int:
@@ -181,13 +181,13 @@ def _round_up(number: int, unit: int) -> int:
 
 def _whole_pages(piece: Piece, phase: int, n_bytes: int) -> _Part | None:
     """Return the whole pages of a piece, if the result begins at a phase of a page."""
-    low = _round_up(phase + piece.start, _libc.PAGE_BYTES)
-    high = (phase + piece.stop) // _libc.PAGE_BYTES * _libc.PAGE_BYTES
+    low = _round_up(phase + piece.start, proc.PAGE_BYTES)
+    high = (phase + piece.stop) // proc.PAGE_BYTES * proc.PAGE_BYTES
     # The rest of the first and the last page of the result belongs to nobody.
     if piece.start == 0:
         low = 0
     if piece.stop == n_bytes:
-        high = _round_up(phase + piece.stop, _libc.PAGE_BYTES)
+        high = _round_up(phase + piece.stop, proc.PAGE_BYTES)
     if low >= high:
         return None
     low, high = low - phase, high - phase
@@ -208,12 +208,12 @@ def _map_part(mapping: Mapping, part: _Part) -> None:
     low, length = mapping.address + part.low, part.high - part.low
     fd, offset = mapping.segment.fd, part.file_offset
     try:
-        _libc.map_file(low, length, fd, offset, writable=mapping.is_writable)
+        calls.map_file(low, length, fd, offset, writable=mapping.is_writable)
     except OSError:
         if not mapping.is_writable or mapping.mapped:
             raise
         # Strict overcommit charges writable private pages, read-only ones not.
-        _libc.map_file(low, length, fd, offset, writable=False)
+        calls.map_file(low, length, fd, offset, writable=False)
         mapping.is_writable = False
 
 
@@ -222,20 +222,20 @@ def _copy(mapping: Mapping, start: int, stop: int) -> None:
     if start >= stop:
         return
     # Every boundary is one of pages, but for those of the result itself.
-    low = (mapping.address + start) // _libc.PAGE_BYTES * _libc.PAGE_BYTES
-    high = _round_up(mapping.address + stop, _libc.PAGE_BYTES)
-    _libc.protect(low, high - low, writable=True)
-    if high - low >= _libc.HUGE_PAGE_BYTES:
-        _libc.advise(low, high - low, _libc.MADV_HUGEPAGE)
+    low = (mapping.address + start) // proc.PAGE_BYTES * proc.PAGE_BYTES
+    high = _round_up(mapping.address + stop, proc.PAGE_BYTES)
+    calls.protect(low, high - low, writable=True)
+    if high - low >= calls.HUGE_PAGE_BYTES:
+        calls.advise(low, high - low, calls.MADV_HUGEPAGE)
     for piece in _overlapping(mapping.pieces, start, stop):
         begin, end = max(piece.start, start), min(piece.stop, stop)
         target, shift = mapping.address + begin, begin - piece.start
         if piece.address:
-            _libc.move(target, piece.address + shift, end - begin)
+            calls.move(target, piece.address + shift, end - begin)
         else:
             mapping.segment.read_into(target, end - begin, piece.file_offset + shift)
     if not mapping.is_writable:
-        _libc.protect(low, high - low, writable=False)
+        calls.protect(low, high - low, writable=False)
 
 
 def _overlapping(pieces: Sequence[Piece], start: int, stop: int) -> Iterator[Piece]:
@@ -260,8 +260,4 @@ def _count_ranges() -> int:
 @functools.cache
 def _max_ranges() -> int:
     """Half of what a process may have: libraries have to be loaded as well."""
-    try:
-        with open("/proc/sys/vm/max_map_count") as file:
-            return int(file.read()) // 2
-    except (OSError, ValueError):
-        return 1 << 15
+    return proc.max_ranges() // 2

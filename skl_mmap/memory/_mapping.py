@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap.memory import _libc
+from skl_mmap._linux import calls, proc
 from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._planning_context import current_planning
 from skl_mmap.memory._segment import Segment
@@ -124,7 +124,7 @@ class Mapping:
             if counters.is_watching_pages:
                 counters.add_seen(*self._unmap_and_look(*region))
             else:
-                _libc.unmap(*region)
+                calls.unmap(*region)
 
     def _unmap_and_look(self, address: int, n_bytes: int) -> tuple[int, int]:
         """Unmap, and return the bytes of mapped pages written to, and only read.
@@ -134,10 +134,10 @@ class Mapping:
         """
         if self.n_bytes < _MIN_GUESSED_BYTES:
             seen = self.resident_bytes()
-            _libc.unmap(address, n_bytes)
+            calls.unmap(address, n_bytes)
             return seen
         before = own_memory()
-        _libc.unmap(address, n_bytes)
+        calls.unmap(address, n_bytes)
         after = own_memory()
         private_bytes = before.anonymous_bytes - after.anonymous_bytes
         lost_bytes = before.resident_bytes - after.resident_bytes
@@ -191,7 +191,7 @@ class Mapping:
         for low, high in self.is_mapped_between(start, stop):
             if not self._copy_is_unmodified(place, low):
                 return False
-            if self.is_writable and _libc.has_private_pages(
+            if self.is_writable and proc.has_private_pages(
                 self.address + low, high - low
             ):
                 return False
@@ -201,7 +201,7 @@ class Mapping:
     def resident_bytes(self) -> tuple[int, int]:
         """Bytes of mapped pages that were written to, and that were only read."""
         counts = [
-            _libc.resident_bytes(self.address + low, high - low)
+            proc.resident_bytes(self.address + low, high - low)
             for low, high in self.mapped
         ]
         return sum(private for private, _ in counts), sum(read for _, read in counts)
@@ -215,7 +215,7 @@ class Mapping:
                 n_bytes = min(chunk_bytes, piece.stop - low)
                 offset = piece.file_offset + low - piece.start
                 self.segment.read_into(buffer.ctypes.data, n_bytes, offset)
-                if not _libc.compare(self.address + low, buffer.ctypes.data, n_bytes):
+                if not calls.compare(self.address + low, buffer.ctypes.data, n_bytes):
                     return False
         return True
 

@@ -7,16 +7,12 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from skl_mmap._linux.proc import available_memory_bytes
 from skl_mmap._units import format_bytes
 from skl_mmap.exceptions import InvalidParameterError, NotEnoughMemoryError
 
-__all__ = ["Placement", "available_memory_bytes"]
+__all__ = ["Placement"]
 
-_CGROUP_FILES = (
-    # limit, use, and the part of the use that can be reclaimed at once
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
 # "auto" leaves a fifth of what is free to the estimators.
 _AUTO_SHARE = 0.8
 
@@ -143,67 +139,3 @@ def _checked_folder(folder: object, name: str) -> str:
             "kept there. Change its permissions, or choose another folder."
         )
     return str(path)
-
-
-def available_memory_bytes() -> int | None:
-    """Memory that can be allocated before something is killed or swapped.
-
-    The smaller of MemAvailable in /proc/meminfo and what the cgroup limits of this
-    process leave; None where neither is known.
-    """
-    rooms = [room for room in (_machine_room(), _cgroup_room()) if room is not None]
-    return min(rooms, default=None)
-
-
-def _machine_room() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
-
-
-def _cgroup_room() -> int | None:
-    rooms = [
-        room
-        for folder in _cgroup_folders()
-        for names in _CGROUP_FILES
-        if (room := _room_in(folder, *names)) is not None
-    ]
-    return min(rooms, default=None)
-
-
-def _cgroup_folders() -> list[Path]:
-    """The memory cgroup of this process and all those above it."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    folders = []
-    for line in lines:
-        _, controllers, place = line.split(":", 2)
-        if controllers == "":
-            root = Path("/sys/fs/cgroup")
-        elif "memory" in controllers.split(","):
-            root = Path("/sys/fs/cgroup/memory")
-        else:
-            continue
-        inner = root / place.lstrip("/")
-        folders += [inner, *(p for p in inner.parents if p.is_relative_to(root))]
-    return folders
-
-
-def _room_in(folder: Path, limit: str, usage: str, reclaimable: str) -> int | None:
-    try:
-        limit_text = (folder / limit).read_text().strip()
-        if limit_text == "max":
-            return None
-        used_bytes = int((folder / usage).read_text())
-        for line in (folder / "memory.stat").read_text().splitlines():
-            if line.startswith(f"{reclaimable} "):
-                used_bytes -= int(line.split()[1])
-        return max(int(limit_text) - used_bytes, 0)
-    except (OSError, ValueError):
-        return None

@@ -21,9 +21,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap._linux.proc import can_remap
 from skl_mmap.memory._accounting import Counters
 from skl_mmap.memory._handles import ArrayHandle, plan_array
-from skl_mmap.memory._libc import can_remap
 from skl_mmap.memory._mapping import Mapping, Piece, Settings
 from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._planning_context import planning

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from skl_mmap._linux.proc import descriptor_path
 from skl_mmap.memory._handles import ArrayHandle
 from skl_mmap.memory._segment import Segment
 from skl_mmap.monitor._records import SegmentRecord, is_measuring, publish_segment
@@ -55,7 +56,7 @@ def _find_place(segment: Segment) -> tuple[str, str]:
     if segment.path is not None:  # made here, under a name, for want of anything else
         return "disk", ""
     try:
-        target = os.readlink(f"/proc/self/fd/{segment.fd}")
+        target = os.readlink(descriptor_path(segment.fd))
     except OSError:
         return "file", ""
     if target.startswith(_MEMFD_PREFIX):

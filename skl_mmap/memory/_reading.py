@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap.memory import _libc
+from skl_mmap._linux import calls, proc
 from skl_mmap.memory._mapping import find_mapping
 
 __all__ = ["reading_in_order"]
@@ -37,17 +37,17 @@ def reading_in_order(array: npt.NDArray[Any]) -> Iterator[None]:
         yield
         return
     start = array.__array_interface__["data"][0]
-    low = start // _libc.PAGE_BYTES * _libc.PAGE_BYTES
+    low = start // proc.PAGE_BYTES * proc.PAGE_BYTES
     n_bytes = start + array.nbytes - low
-    _libc.advise(low, n_bytes, _libc.MADV_SEQUENTIAL)
+    calls.advise(low, n_bytes, calls.MADV_SEQUENTIAL)
     try:
         yield
     finally:
-        _libc.advise(low, n_bytes, _libc.MADV_NORMAL)
+        calls.advise(low, n_bytes, calls.MADV_NORMAL)
 
 
 def _is_of_file(array: npt.NDArray[Any]) -> bool:
-    if not _libc.can_remap():
+    if not proc.can_remap():
         return False
     found = find_mapping(array)
     if found is not None:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap._linux.proc import PAGE_BYTES
 from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._joining import JoinPlan, map_pieces, plan_pieces
-from skl_mmap.memory._libc import PAGE_BYTES
 from skl_mmap.memory._mapping import Mapping, Piece, as_array, find_mapping
 from skl_mmap.memory._runs import Runs, find_runs
 

@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap._linux import calls, proc
 from skl_mmap._units import format_bytes
 from skl_mmap.exceptions import NotEnoughDiskError, SegmentLostError
-from skl_mmap.memory import _libc
 from skl_mmap.memory._filling import fill_array, write_array
 from skl_mmap.memory._placement import Placement
 
@@ -159,7 +159,7 @@ class Segment:
 
     def read_into(self, address: int, n_bytes: int, file_offset: int) -> None:
         """Copy bytes of the file to an address, whatever the alignment."""
-        target = memoryview(_libc.bytes_at(address, n_bytes))
+        target = memoryview(calls.bytes_at(address, n_bytes))
         done = 0
         while done < n_bytes:
             n_read = os.preadv(self.fd, [target[done:]], file_offset + done)
@@ -212,7 +212,7 @@ def open_handle(handle: SegmentHandle, flags: int) -> int:
     SegmentLostError
         If the owner is gone, or this process may not open its files.
     """
-    path = handle.path or f"/proc/{handle.pid}/fd/{handle.fd}"
+    path = handle.path or proc.descriptor_path(handle.fd, handle.pid)
     try:
         fd = os.open(path, flags | os.O_CLOEXEC)
     except OSError as error:
@@ -307,7 +307,7 @@ def new_segment(
     """
     needed_bytes = n_bytes if more_bytes is None else more_bytes
     on_disk = placement.choose(needed_bytes, what) == "disk"
-    if not _libc.can_remap():
+    if not proc.can_remap():
         return _create_named(n_bytes, placement.folder, what)
     if on_disk:
         return _create_on_disk(n_bytes, placement.folder, what)

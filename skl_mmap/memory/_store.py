@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap.memory import _libc
+from skl_mmap._linux import calls
 from skl_mmap.memory._adoption import adopt
 from skl_mmap.memory._conversion import (
     Conversion,
@@ -258,7 +258,7 @@ class Store:
                 create_converted, array, conversion, self.placement
             )
         if array.nbytes >= _TRIM_BYTES:
-            _libc.trim_heap()
+            calls.trim_heap()
         if segment is not None:
             self._entries.append(_Entry(array, segment, self._epoch, conversion))
         return segment
@@ -336,7 +336,7 @@ def _holds(segment: Segment, array: npt.NDArray[Any], conversion: Conversion) ->
         if len(buffer) < n_bytes:
             buffer = np.empty(n_bytes, dtype=np.uint8)
         segment.read_into(buffer.ctypes.data, n_bytes, offset)
-        if not _libc.compare(buffer.ctypes.data, address, n_bytes):
+        if not calls.compare(buffer.ctypes.data, address, n_bytes):
             return False
         offset += n_bytes
     return True

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap.memory import _libc
-from skl_mmap.memory._areas import offset_in_file
+from skl_mmap._linux import proc
+from skl_mmap._linux.proc import offset_in_file
 from skl_mmap.memory._handles import ArrayHandle
 from skl_mmap.memory._mapping import Settings, has_overlap
 from skl_mmap.memory._segment import Segment, open_file_segment
@@ -52,7 +52,7 @@ def describe_memmap(
     -----
     The file stays the user's: changing it while tasks run changes what they read.
     """
-    if not _libc.can_remap():
+    if not proc.can_remap():
         return None
     memmap = _memmap_of(array)
     if memmap is None or memmap.mode != "r" or has_overlap(array):

@@ -2,7 +2,7 @@
 
 ::
 
-    /proc/PID/cgroup + /proc/self/mountinfo --> folder of the group, version 1 or 2
+    find_group ............. its folder, version 1 or 2
     memory.stat ............ private, shared, page cache      (both versions)
     memory.max_usage_in_bytes, memory.peak .... peak, page cache included
     memory.limit_in_bytes, memory.max ......... where the kernel ends a process
@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import os
 
-from skl_mmap.monitor._process import read_file
+from skl_mmap._linux.proc import read_file
 
-__all__ = ["ControlGroup", "GroupNumbers", "find_group"]
+__all__ = ["ControlGroup", "GroupNumbers"]
 
 GroupNumbers = tuple[int, int]
 """Committed bytes (private, shared and swapped), and bytes of page cache."""
@@ -32,41 +32,6 @@ _CACHE = {1: (b"total_cache", b"total_shmem"), 2: (b"file", b"shmem")}
 _PEAK = {1: "memory.max_usage_in_bytes", 2: "memory.peak"}
 _LIMIT = {1: "memory.limit_in_bytes", 2: "memory.max"}
 _KILLS = {1: "memory.oom_control", 2: "memory.events"}
-
-
-def find_group(pid: int) -> tuple[str, int] | None:
-    """Find the folder of a process's control group, and its version.
-
-    Returns
-    -------
-    (str, int) or None
-        None where there is none that accounts for memory, or it is out of sight.
-    """
-    try:
-        groups = read_file(f"/proc/{pid}/cgroup").decode(errors="surrogateescape")
-        mounts = read_file("/proc/self/mountinfo").decode(errors="surrogateescape")
-    except OSError:
-        return None
-    by_controller = {}
-    for line in groups.splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            by_controller[controller] = path
-    for line in mounts.splitlines():
-        before, _, after = line.partition(" - ")
-        root, place = before.split(" ")[3:5]
-        kind, _, options = after.split(" ", 2)
-        version = {"cgroup": 1, "cgroup2": 2}.get(kind, 0)
-        if version == 1 and "memory" not in options.split(","):
-            continue
-        group = by_controller.get("memory" if version == 1 else "")
-        if not version or group is None or not group.startswith(root.rstrip("/")):
-            continue
-        inside = group[len(root.rstrip("/")) :].lstrip("/")
-        folder = os.path.join(place, inside).rstrip("/")
-        if os.path.exists(os.path.join(folder, "memory.stat")):
-            return folder, version
-    return None
 
 
 class ControlGroup:

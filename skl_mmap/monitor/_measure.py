@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from skl_mmap._linux import proc
 from skl_mmap.exceptions import InvalidParameterError, MeasurementError
-from skl_mmap.monitor import _process
 from skl_mmap.monitor._measurement import (
     GroupReading,
     Measurement,
@@ -24,6 +24,7 @@ from skl_mmap.monitor._measurement import (
     Reading,
 )
 from skl_mmap.monitor._portable import PortableTree
+from skl_mmap.monitor._process import ProcessNumbers
 from skl_mmap.monitor._records import TaskRecord, listen, looking_for_sites, unlisten
 from skl_mmap.monitor._sampler import ProcessesNumbers
 from skl_mmap.monitor._sampler_process import (
@@ -56,7 +57,7 @@ def _check_method(method: str) -> str:
             f"Pass one of {', '.join(_METHODS)}."
         )
     if method == "auto":
-        return "committed" if _process.is_readable() else "uss"
+        return "committed" if proc.is_readable() else "uss"
     return method
 
 
@@ -88,7 +89,7 @@ def _check_pid(pid: object) -> int:
 
 def _as_reading(
     timed: tuple[float, int, int, int, int, int, float],
-    processes: list[_process.ProcessNumbers] | tuple[()] = (),
+    processes: list[ProcessNumbers] | tuple[()] = (),
 ) -> Reading:
     largest_first = sorted(processes, key=lambda process: -process[2])
     readings = tuple(ProcessReading(*process) for process in largest_first)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skl_mmap.monitor._process import find_bytes, is_readable, read_file
+from skl_mmap._linux.proc import (
+    find_bytes,
+    is_readable,
+    read_own_status,
+    reset_own_peak,
+)
 
 __all__ = ["OwnMemory", "own_memory"]
-
-_CLEAR_REFS = "/proc/self/clear_refs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,8 @@ def own_memory(*, reset_peak: bool = False) -> OwnMemory:
     if not is_readable():
         return _read_portable()
     if reset_peak:
-        _peak.reset()
-    text = read_file("/proc/self/status")
+        _peak.is_known = reset_own_peak()
+    text = read_own_status()
     resident_bytes = find_bytes(text, b"\nVmRSS:")
     return OwnMemory(
         find_bytes(text, b"\nRssAnon:") + find_bytes(text, b"\nVmSwap:"),
@@ -64,19 +67,9 @@ def own_memory(*, reset_peak: bool = False) -> OwnMemory:
 
 
 class _Peak:
-    """Whether the kernel's peak is that of the time since it was asked to reset it."""
+    """Tells whether the kernel's peak is that since it was asked to reset it."""
 
     is_known = True
-
-    def reset(self) -> None:
-        """Write to clear_refs (proc_pid_clear_refs(5)), which may be forbidden."""
-        try:
-            with open(_CLEAR_REFS, "wb", buffering=0) as file:
-                file.write(b"5")
-        except OSError:
-            self.is_known = False
-        else:
-            self.is_known = True
 
 
 _peak = _Peak()

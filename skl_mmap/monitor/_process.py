@@ -1,7 +1,7 @@
-"""One process of the tree, read from its folder in /proc.
+"""One process of the tree: its memory, and whether that is its own.
 
-The folder is held open: a process that takes over the number of a dead one is then
-never mistaken for it, and every read is one path lookup shorter.
+The sampler runs this file too: nothing but the standard library and its neighbours may
+be imported.
 """
 
 from __future__ import annotations
@@ -9,16 +9,9 @@ from __future__ import annotations
 import os
 import time
 
-__all__ = [
-    "SAMPLER_MARK",
-    "Inode",
-    "Process",
-    "ProcessNumbers",
-    "find_bytes",
-    "has_swap",
-    "is_readable",
-    "read_file",
-]
+from skl_mmap._linux.proc import PAGE_BYTES, ProcessFolder, find_bytes
+
+__all__ = ["SAMPLER_MARK", "Inode", "Process", "ProcessNumbers"]
 
 Inode = tuple[int, int]
 """Device and number: what a file is, whatever it is called."""
@@ -29,52 +22,14 @@ ProcessNumbers = tuple[int, str, int, int, int]
 SAMPLER_MARK = "skl_mmap-memory-sampler"
 """Last argument of every sampler: none of them is part of what they measure."""
 
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 # What may become shared or mapped unseen until `read_memory` looks closely again.
-_UNSEEN_PAGES = 256
+_UNSEEN_BYTES = 256 * PAGE_BYTES
 
 # Between fork and exec a child shows its parent's memory as its own. At 10 ms a
 # reading falls into that gap sooner or later and would see all of X twice.
 _EXEC_GRACE_SECONDS = 0.25
-
-
-def read_file(path: str, *, folder: int | None = None) -> bytes:
-    """Read a file of /proc whole; `path` is relative to the open `folder`, if given."""
-    descriptor = os.open(path, os.O_RDONLY, dir_fd=folder)
-    try:
-        chunks = []
-        while chunk := os.read(descriptor, 8192):
-            chunks.append(chunk)
-        return b"".join(chunks)
-    finally:
-        os.close(descriptor)
-
-
-def is_readable() -> bool:
-    """Whether this system has the numbers of /proc that the readings are made of."""
-    try:
-        return b"\nRssAnon:" in read_file("/proc/self/status")
-    except OSError:
-        return False
-
-
-def has_swap() -> bool:
-    """Whether private memory may be anywhere but in memory; True if unknown."""
-    try:
-        return len(read_file("/proc/swaps").splitlines()) > 1
-    except OSError:
-        return True
-
-
-def find_bytes(text: bytes, name: bytes) -> int:
-    """Find ``name:  123 kB`` in the text and return bytes; 0 where it is missing."""
-    start = text.find(name)
-    if start < 0:
-        return 0
-    start += len(name)
-    return int(text[start : text.index(b" kB", start)]) * 1024
 
 
 class Process:
@@ -112,7 +67,6 @@ class Process:
     """
 
     __slots__ = (
-        "_counts",
         "_folder",
         "_grace_end",
         "_image",
@@ -129,7 +83,7 @@ class Process:
 
     def __init__(self, pid: int, parent: Process | None = None) -> None:
         self.pid = pid
-        self._folder = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY)
+        self._folder = ProcessFolder(pid)
         self.files: dict[Inode, str] = {}
         self._n_files = -1
         self.is_hidden = False
@@ -137,11 +91,9 @@ class Process:
         self._image = b""
         self._grace_end = 0.0
         self._private_at_fork = -1
-        # What was seen at the last close look: pages that are not private, numbers.
-        self._known: tuple[int, ProcessNumbers] | None = None
-        self._counts = -1
+        # What was seen at the last close look.
+        self._known: ProcessNumbers | None = None
         try:
-            self._counts = os.open("statm", os.O_RDONLY, dir_fd=self._folder)
             self._identify(parent)
         except BaseException:
             self.close()
@@ -158,9 +110,7 @@ class Process:
 
     def close(self) -> None:
         """Let go of the folder."""
-        os.close(self._folder)
-        if self._counts >= 0:
-            os.close(self._counts)
+        self._folder.close()
 
     def read_memory(self, *, quickly: bool = False) -> ProcessNumbers | None:
         """Read the memory of the process now.
@@ -188,12 +138,10 @@ class Process:
         page walk tells its pages from its parent's.
         """
         if quickly and not self.is_forked and self._known is not None:
-            _, resident, others, *_ = os.pread(self._counts, 128, 0).split()
-            n_others = int(others)
-            known_others, known = self._known
-            if n_others and abs(n_others - known_others) <= _UNSEEN_PAGES:
-                private = (int(resident) - n_others) * _PAGE_BYTES
-                return (known[0], known[1], private, known[3], known[4])
+            resident, others = self._folder.read_counts()
+            pid, name, _, shared, of_files = self._known
+            if others and abs(others - shared - of_files) <= _UNSEEN_BYTES:
+                return pid, name, resident - others, shared, of_files
         return self._look_closely()
 
     def _look_closely(self) -> ProcessNumbers | None:
@@ -202,7 +150,7 @@ class Process:
             # Before the numbers: the other way round, an exec in between would make
             # the parent's memory its own.
             self._notice_exec()
-        text = read_file("status", folder=self._folder)
+        text = self._folder.read("status")
         if b"\nRssAnon:" not in text:
             return None
         private = find_bytes(text, b"\nRssAnon:") + find_bytes(text, b"\nVmSwap:")
@@ -215,7 +163,7 @@ class Process:
             find_bytes(text, b"\nRssShmem:"),
             find_bytes(text, b"\nRssFile:"),
         )
-        self._known = (numbers[3] + numbers[4]) // _PAGE_BYTES, numbers
+        self._known = numbers
         return numbers
 
     def read_cpu_seconds(self) -> float:
@@ -230,8 +178,7 @@ class Process:
         -----
         10 microseconds. The kernel's unit is 10 ms nearly everywhere.
         """
-        text = read_file("stat", folder=self._folder)
-        fields = text[text.rindex(b")") + 2 :].split()
+        fields = self._folder.read_stat()
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
     def _notice_exec(self) -> None:
@@ -248,7 +195,7 @@ class Process:
                 self._private_at_fork = private
             return max(0, private - self._private_at_fork)
         try:
-            text = read_file("smaps_rollup", folder=self._folder)
+            text = self._folder.read("smaps_rollup")
         except PermissionError:
             return private
         # Both are upper bounds. Pss_Anon has a share of the parent's pages in it,
@@ -259,23 +206,8 @@ class Process:
         return min(private, own + find_bytes(text, b"\nSwapPss:"))
 
     def find_children(self) -> list[int]:
-        """List the processes it started that are still its own.
-
-        The kernel keeps a list for each thread, and may leave out a child while
-        another one ends: ask again from time to time.
-        """
-        children: list[int] = []
-        folder = os.open("task", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._folder)
-        try:
-            for thread in os.listdir(folder):
-                try:
-                    text = read_file(f"{thread}/children", folder=folder)
-                except OSError:
-                    continue
-                children.extend(map(int, text.split()))
-        finally:
-            os.close(folder)
-        return children
+        """List the processes it started that are still its own; see `ProcessFolder`."""
+        return self._folder.find_children()
 
     def refresh_files(self, devices: frozenset[int], *, anyway: bool) -> None:
         """Look for open tmpfs and memfd files.
@@ -293,34 +225,27 @@ class Process:
         each open file otherwise.
         """
         try:
-            n_files = os.stat("fd", dir_fd=self._folder).st_size
+            n_files = self._folder.count_files()
             if not anyway and n_files == self._n_files and n_files > 0:
                 return
-            folder = os.open("fd", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._folder)
+            files = self._folder.list_files()
         except PermissionError:
             self.is_hidden = True
             return
         except OSError:
+            self.files = {}
             return
         self._n_files = n_files
-        self.files = {}
-        try:
-            for name in os.listdir(folder):
-                try:
-                    found = os.stat(name, dir_fd=folder)
-                except OSError:
-                    continue
-                if found.st_dev in devices:
-                    self.files[found.st_dev, found.st_ino] = f"fd/{name}"
-        except OSError:
-            self.files = {}
-        finally:
-            os.close(folder)
+        self.files = {
+            (found.st_dev, found.st_ino): name
+            for name, found in files
+            if found.st_dev in devices
+        }
 
     def count_blocks(self, inode: Inode) -> int | None:
         """Return the allocated bytes of an open file; None if it is open no longer."""
         try:
-            found = os.stat(self.files[inode], dir_fd=self._folder)
+            found = self._folder.stat_file(self.files[inode])
         except OSError:
             return None
         if (found.st_dev, found.st_ino) != inode:
@@ -333,19 +258,17 @@ class Process:
         The auxiliary vector has the addresses that exec drew at random.
         """
         try:
-            return read_file("auxv", folder=self._folder)
+            return self._folder.read("auxv")
         except PermissionError:
             return b""
 
     def _read_age_seconds(self) -> float:
-        text = read_file("stat", folder=self._folder)
-        start_ticks = int(text[text.rindex(b")") + 2 :].split()[19])
-        start_seconds = start_ticks / _TICKS_PER_SECOND
+        start_seconds = int(self._folder.read_stat()[19]) / _TICKS_PER_SECOND
         return time.clock_gettime(time.CLOCK_BOOTTIME) - start_seconds
 
     def _is_sampler(self) -> bool:
         try:
-            text = read_file("cmdline", folder=self._folder)
+            text = self._folder.read("cmdline")
         except OSError:
             return False
         return text.endswith(b"\0" + SAMPLER_MARK.encode() + b"\0")

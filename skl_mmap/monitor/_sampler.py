@@ -33,9 +33,10 @@ if __name__ == "__main__":
         sys.modules[_name] = _package
         _folder = os.path.dirname(_folder)
 
-from skl_mmap.monitor._group import ControlGroup, find_group
-from skl_mmap.monitor._process import ProcessNumbers, read_file
-from skl_mmap.monitor._tree import ProcessTree, TreeNumbers, read_last_pid
+from skl_mmap._linux.proc import find_bytes, find_group, read_last_pid, read_own_status
+from skl_mmap.monitor._group import ControlGroup
+from skl_mmap.monitor._process import ProcessNumbers
+from skl_mmap.monitor._tree import ProcessTree, TreeNumbers
 
 TYPE_CHECKING = False  # the module typing is too large to import for this
 if TYPE_CHECKING:
@@ -282,11 +283,9 @@ def _count_cores() -> int:
 def _own_bytes() -> int:
     """Private memory of this process; 0 where it cannot be told."""
     try:
-        text = read_file("/proc/self/status")
+        return find_bytes(read_own_status(), b"\nRssAnon:")
     except OSError:
         return 0
-    _, found, rest = text.partition(b"\nRssAnon:")
-    return int(rest[: rest.index(b" kB")]) * 1024 if found else 0
 
 
 def _watch_input(bell: _thread.LockType, heard: list[bytes]) -> None:

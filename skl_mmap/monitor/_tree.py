@@ -19,15 +19,16 @@ import os
 import stat
 import time
 
-from skl_mmap.monitor._process import (
-    Inode,
-    Process,
-    ProcessNumbers,
+from skl_mmap._linux.proc import (
+    has_children_lists,
     has_swap,
-    read_file,
+    memory_devices,
+    read_last_pid,
+    scan_children,
 )
+from skl_mmap.monitor._process import Inode, Process, ProcessNumbers
 
-__all__ = ["ProcessTree", "TreeNumbers", "read_last_pid"]
+__all__ = ["ProcessTree", "TreeNumbers"]
 
 TreeNumbers = tuple[int, int, int, int, int, float]
 """Committed, private, shared and file bytes, number of processes, CPU seconds."""
@@ -40,51 +41,6 @@ _FULL_SCAN_SECONDS = 0.05
 # The same where the number of open files is known, and so a sign by itself: looking at
 # each of them takes most of a reading.
 _FILE_SCAN_SECONDS = 0.2
-
-
-def read_last_pid() -> int:
-    """Return the number that the newest process or thread was given; 0 if unknown."""
-    try:
-        return int(read_file("/proc/loadavg").rsplit(None, 1)[-1])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _find_memory_devices() -> frozenset[int]:
-    """Device numbers of every tmpfs, and of the one inside the kernel behind memfds."""
-    devices = set()
-    for line in read_file("/proc/self/mountinfo").splitlines():
-        before, _, after = line.partition(b" - ")
-        if after.startswith(b"tmpfs "):
-            major, _, minor = before.split()[2].partition(b":")
-            devices.add(os.makedev(int(major), int(minor)))
-    try:
-        descriptor = os.memfd_create("skl_mmap-probe")
-    except OSError:
-        return frozenset(devices)
-    try:
-        devices.add(os.fstat(descriptor).st_dev)
-    finally:
-        os.close(descriptor)
-    return frozenset(devices)
-
-
-def _scan_children() -> dict[int, list[int]]:
-    """Children of every process of the system, for kernels that do not list them.
-
-    13 microseconds for each process of the *system*, kernel threads included, where
-    the lists cost 15 for each process of the tree.
-    """
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                text = read_file(f"/proc/{name}/stat")
-            except OSError:
-                continue
-            parent = int(text[text.rindex(b")") + 2 :].split(None, 2)[1])
-            children.setdefault(parent, []).append(int(name))
-    return children
 
 
 class _JoblibFolders:
@@ -188,14 +144,14 @@ class ProcessTree:
     def __init__(
         self, pid: int, joblib_places: list[str], *, has_last_pid: bool = False
     ) -> None:
-        self._devices = _find_memory_devices()
+        self._devices = memory_devices()
         self._folders = _JoblibFolders(joblib_places, self._devices)
         self._has_last_pid = has_last_pid
         self._last_pid = 0
         self._next_full_scan = self._next_file_scan = 0.0
         self._has_swap = has_swap()
         self._tree = {pid: Process(pid)}
-        self._has_lists = os.path.exists(f"/proc/{pid}/task/{pid}/children")
+        self._has_lists = has_children_lists()
         self.processes: list[ProcessNumbers] = []
         self.cpu_seconds: dict[int, float] = {}
         self._ended_cpu_seconds = 0.0
@@ -271,7 +227,7 @@ class ProcessTree:
             if last_pid == self._last_pid:
                 return []
             self._last_pid = last_pid
-        by_parent = None if self._has_lists else _scan_children()
+        by_parent = None if self._has_lists else scan_children()
         found: list[Process] = []
         queue = list(self._tree.values())
         for parent in queue:

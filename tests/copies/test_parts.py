@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
+from skl_mmap._linux.proc import has_private_pages
 from skl_mmap.copies import Layout
 from skl_mmap.copies._coefficients import find_coefficient, list_shapes
 from skl_mmap.copies._contents import Reference
@@ -21,7 +22,6 @@ from skl_mmap.copies._layout import all_layouts, layout_of, map_layout
 from skl_mmap.copies._numpy_memory import NumpyHook, is_hookable
 from skl_mmap.copies._remedies import list_parameters
 from skl_mmap.exceptions import InvalidParameterError
-from skl_mmap.memory._libc import has_private_pages
 
 needs_hook = pytest.mark.skipif(not is_hookable(), reason="another NumPy")
 

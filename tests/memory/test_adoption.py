@@ -262,7 +262,7 @@ def test_kernel_that_refuses_leaves_the_array_whole(
 
     array = make_large()
     plain = array.copy()
-    real = _adoption._libc.map_file
+    real = _adoption.calls.map_file
     calls = []
 
     def refuse_second(*args: Any, **kwargs: Any) -> None:
@@ -271,7 +271,7 @@ def test_kernel_that_refuses_leaves_the_array_whole(
             raise OSError(12, os.strerror(12))
         real(*args, **kwargs)
 
-    monkeypatch.setattr(_adoption._libc, "map_file", refuse_second)
+    monkeypatch.setattr(_adoption.calls, "map_file", refuse_second)
     monkeypatch.setattr(_adoption, "_CHUNK_BYTES", 4 << 20)
     refusal = adopt(array, MEMORY, Settings())
     assert isinstance(refusal, str)

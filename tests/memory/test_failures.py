@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skl_mmap._linux import calls
 from skl_mmap.memory import _joining, describe, live_mappings, rebuild_array
-from skl_mmap.memory import _libc as libc
 from tests.memory.sharing import (
     assert_same,
     make_store,
@@ -39,7 +39,7 @@ def fail_at(
     monkeypatch: pytest.MonkeyPatch, name: str, number: int, *, always: bool = False
 ) -> Callable[[], int]:
     """Let a system call fail at its n-th call, and maybe ever after."""
-    real = getattr(libc, name)
+    real = getattr(calls, name)
     n_calls = 0
 
     def call(*args: Any, **options: Any) -> Any:
@@ -49,7 +49,7 @@ def fail_at(
             raise OSError(errno.ENOMEM, "no room")
         return real(*args, **options)
 
-    monkeypatch.setattr(libc, name, call)
+    monkeypatch.setattr(calls, name, call)
     return lambda: n_calls
 
 
@@ -137,7 +137,7 @@ def test_large_arrays_are_shared_without_huge_pages(
 def test_kernels_without_collapse_fill_segments_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(libc, "advise", lambda *args: False)
+    monkeypatch.setattr(calls, "advise", lambda *args: False)
     array = np.arange(1 << 19, dtype=np.float64)
     assert_same(share_one(array), array)
 
@@ -145,14 +145,14 @@ def test_kernels_without_collapse_fill_segments_all_the_same(
 def test_where_writable_pages_are_refused_views_are_read_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    map_file = libc.map_file
+    map_file = calls.map_file
 
     def refuse_writable(*args: Any, writable: bool, **options: Any) -> None:
         if writable:
             raise OSError(errno.ENOMEM, "strict overcommit")
         map_file(*args, writable=writable, **options)
 
-    monkeypatch.setattr(libc, "map_file", refuse_writable)
+    monkeypatch.setattr(calls, "map_file", refuse_writable)
     shared = share_one(PLAIN)
     joined = shared[ROWS]
     for array, expected in ((shared, PLAIN), (joined, PLAIN[ROWS])):

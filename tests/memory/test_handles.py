@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skl_mmap._linux import calls
 from skl_mmap.memory import (
     IndexHandle,
     Settings,
@@ -19,7 +20,6 @@ from skl_mmap.memory import (
     rebuild_array,
     rebuild_index,
 )
-from skl_mmap.memory import _libc as libc
 from tests import strategies
 from tests.memory.sharing import (
     PAGE_BYTES,
@@ -232,14 +232,14 @@ def test_a_changed_view_that_became_read_only_is_not_described(
 ) -> None:
     shared = share_one(np.zeros(16 * 512))
     shared[5] = -1.0
-    map_file = libc.map_file
+    map_file = calls.map_file
 
     def refuse_writable(*args: Any, writable: bool, **options: Any) -> None:
         if writable:
             raise OSError(12, "strict overcommit")
         map_file(*args, writable=writable, **options)
 
-    monkeypatch.setattr(libc, "map_file", refuse_writable)
+    monkeypatch.setattr(calls, "map_file", refuse_writable)
     # The first run holds the write, so that it is copied; the second one is mapped.
     joined = shared[np.r_[0:100, 4096:8192]]
     monkeypatch.undo()

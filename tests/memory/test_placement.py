@@ -89,31 +89,3 @@ def test_where_the_room_is_unknown_memory_is_tried(
 ) -> None:
     monkeypatch.setattr(placement, "available_memory_bytes", lambda: None)
     assert Placement("auto", "/tmp").choose(1 << 60, "X") == "memory"
-
-
-@pytest.mark.parametrize(
-    ("limit", "usage", "reclaimable", "room"),
-    [
-        ("1000000", "400000", "50000", 650_000),
-        ("1000", "5000", "0", 0),
-        ("max", "5000", "0", None),
-        ("broken", "5000", "0", None),
-    ],
-)
-def test_room_in_a_cgroup(
-    limit: str, usage: str, reclaimable: str, room: int | None, tmp_path: Path
-) -> None:
-    (tmp_path / "memory.max").write_text(limit + "\n")
-    (tmp_path / "memory.current").write_text(usage + "\n")
-    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {reclaimable}\n")
-    names = placement._CGROUP_FILES[0]
-    assert placement._room_in(tmp_path, *names) == room
-    assert placement._room_in(tmp_path / "missing", *names) is None
-
-
-def test_the_tightest_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "_machine_room", lambda: 500)
-    monkeypatch.setattr(placement, "_cgroup_room", lambda: 300)
-    assert placement.available_memory_bytes() == 300
-    monkeypatch.setattr(placement, "_cgroup_room", lambda: None)
-    assert placement.available_memory_bytes() == 500

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from skl_mmap.monitor._process import is_readable
+from skl_mmap._linux.proc import is_readable
 
 MIB = 2**20
 

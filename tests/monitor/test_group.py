@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from skl_mmap.monitor import _group, measure
-from skl_mmap.monitor._group import ControlGroup, find_group
+from skl_mmap._linux.proc import find_group
+from skl_mmap.monitor import measure
+from skl_mmap.monitor._group import ControlGroup
 
 from .conftest import MIB, needs_proc
 
-MOUNT_V1 = "36 25 0:31 {root} {place} rw,relatime - cgroup cgroup rw,{options}\n"
-MOUNT_V2 = "37 25 0:32 {root} {place} rw,relatime - cgroup2 cgroup2 rw\n"
 STAT_V1 = (
     "cache 1\nrss 2\nhierarchical_memory_limit 9\ntotal_cache 700\ntotal_rss 500\n"
     "total_shmem 300\ntotal_swap 40\n"
@@ -78,61 +76,6 @@ class TestNumbers:
     def test_a_group_without_numbers_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"memory\.stat"):
             ControlGroup(str(tmp_path), 1)
-
-
-class TestPlace:
-    @pytest.fixture
-    def pretend(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> Callable[[str, str], tuple[str, int] | None]:
-        def find(groups: str, mounts: str) -> tuple[str, int] | None:
-            files = {"/proc/12/cgroup": groups, "/proc/self/mountinfo": mounts}
-            monkeypatch.setattr(_group, "read_file", lambda path: files[path].encode())
-            return find_group(12)
-
-        return find
-
-    def test_version_1_is_found_by_its_controller(
-        self, pretend: Callable[..., object], tmp_path: Path
-    ) -> None:
-        inside = tmp_path / "memory" / "a" / "b"
-        inside.mkdir(parents=True)
-        write(inside, memory__stat=STAT_V1)
-        decoy = tmp_path / "cpu" / "a" / "b"
-        decoy.mkdir(parents=True)
-        write(decoy, memory__stat=STAT_V1)
-        mounts = MOUNT_V1.format(root="/", place=tmp_path / "cpu", options="cpu")
-        mounts += MOUNT_V1.format(root="/", place=tmp_path / "memory", options="memory")
-        found = pretend("5:cpu:/x\n4:memory:/a/b\n0::/\n", mounts)
-        assert found == (str(inside), 1)
-
-    def test_version_2(self, pretend: Callable[..., object], tmp_path: Path) -> None:
-        inside = write(tmp_path, memory__stat=STAT_V2)
-        mounts = MOUNT_V2.format(root="/", place=tmp_path)
-        assert pretend("0::/\n", mounts) == (str(inside), 2)
-
-    def test_a_container_sees_its_own_part(
-        self, pretend: Callable[..., object], tmp_path: Path
-    ) -> None:
-        (tmp_path / "job").mkdir()
-        inside = write(tmp_path / "job", memory__stat=STAT_V2)
-        mounts = MOUNT_V2.format(root="/docker/5", place=tmp_path)
-        assert pretend("0::/docker/5/job\n", mounts) == (str(inside), 2)
-        assert pretend("0::/other\n", mounts) is None
-
-    def test_a_group_that_accounts_for_no_memory(
-        self, pretend: Callable[..., object], tmp_path: Path
-    ) -> None:
-        mounts = MOUNT_V2.format(root="/", place=tmp_path)
-        assert pretend("0::/\n", mounts) is None
-        assert pretend("4:cpu:/\n", "") is None
-
-    def test_no_proc(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(path: str) -> bytes:
-            raise FileNotFoundError(path)
-
-        monkeypatch.setattr(_group, "read_file", refuse)
-        assert find_group(1) is None
 
 
 @needs_proc

@@ -399,7 +399,7 @@ class TestUniqueSetSizes:
     def test_is_chosen_where_there_is_no_proc(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_measure._process, "is_readable", lambda: False)
+        monkeypatch.setattr(_measure.proc, "is_readable", lambda: False)
         with measure() as report:
             pass
         assert report.method == "uss"

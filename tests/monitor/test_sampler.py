@@ -101,8 +101,8 @@ def run_sampler(*options: str) -> subprocess.CompletedProcess[bytes]:
 def test_imports_next_to_nothing() -> None:
     printed = run_sampler("-X", "importtime").stderr.decode()
     imported = set(re.findall(r"\| +(\S+)$", printed, flags=re.MULTILINE))
-    names = ("_group", "_process", "_tree")
-    assert {f"skl_mmap.monitor.{name}" for name in names} == {
+    names = ("_linux", "_linux.proc", "monitor._group", "monitor._process")
+    assert {f"skl_mmap.{name}" for name in (*names, "monitor._tree")} == {
         name for name in imported if name.startswith("skl_mmap")
     }
     assert "_thread" in sys.modules

@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import pytest
 
+from skl_mmap._linux import proc
 from skl_mmap.monitor import (
     SegmentRecord,
     TaskRecord,
-    _process,
     _sampler,
     measure,
     publish,
@@ -67,13 +67,13 @@ class TestQuickReadings:
         child, read = process
         read.read_memory()
         names: list[str] = []
-        real = _process.read_file
+        real = proc.read_file
 
         def spy(path: str, *, folder: int | None = None) -> bytes:
             names.append(path)
             return real(path, folder=folder)
 
-        monkeypatch.setattr(_process, "read_file", spy)
+        monkeypatch.setattr(proc, "read_file", spy)
         read.read_memory(quickly=True)
         assert names == []
         child.run(
@@ -96,7 +96,8 @@ class TestQuickReadings:
         process = Process(forked)
         numbers = process.read_memory()
         assert numbers is not None
-        process._known = 0, numbers  # as if next to nothing of it had been shared
+        # As if next to nothing of it had been shared.
+        process._known = (*numbers[:3], 0, 0)
         child.run(
             "import os; ended.kill(); os.waitid(os.P_PID, ended.pid, os.WEXITED | "
             "os.WNOWAIT)"
@@ -129,19 +130,6 @@ class TestQuickReadings:
             tree.read()
             tree.close()
         assert looks == [False, False, False, True]
-
-    def test_table_of_swap(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        header = b"Filename\tType\tSize\tUsed\tPriority\n"
-        for text, expected in ((header, False), (header + b"/dev/sdb\t", True)):
-            monkeypatch.setattr(_process, "read_file", lambda _, text=text: text)
-            assert _process.has_swap() is expected
-
-    def test_swap_that_cannot_be_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(path: str) -> bytes:
-            raise FileNotFoundError(path)
-
-        monkeypatch.setattr(_process, "read_file", refuse)
-        assert _process.has_swap()
 
 
 @needs_proc

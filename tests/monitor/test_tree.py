@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from skl_mmap._linux import proc
 from skl_mmap.monitor import _process, _tree, read_committed
 from skl_mmap.monitor._tree import ProcessTree
 
@@ -103,7 +103,7 @@ class TestPrivate:
     ) -> None:
         text = b"Name:\tR\nRssAnon:\t 8 kB\nRssFile:\t 4 kB\nRssShmem:\t 2 kB\n"
         process = _process.Process(child.pid)
-        monkeypatch.setattr(_process, "read_file", lambda *_, **__: text)
+        monkeypatch.setattr(proc, "read_file", lambda *_, **__: text)
         without_swap = process.read_memory()
         text += b"VmSwap:\t 16 kB\n"
         with_swap = process.read_memory()
@@ -180,7 +180,7 @@ class TestShared:
     ) -> None:
         path = tmp_path / "data"
         path.write_bytes(bytes(32 * MIB))
-        if os.stat(path).st_dev in _tree._find_memory_devices():
+        if os.stat(path).st_dev in proc.memory_devices():
             pytest.skip("the temporary folder is in memory")
         before = read_committed(child.pid)
         child.run(
@@ -287,7 +287,7 @@ class TestJoblibFolders:
         folder.mkdir()
         (folder / "array.pkl").write_bytes(bytes(MIB))
         tree = ProcessTree(child.pid, [str(tmp_path), "/no/such/folder"])
-        if os.stat(tmp_path).st_dev in _tree._find_memory_devices():
+        if os.stat(tmp_path).st_dev in proc.memory_devices():
             pytest.skip("the temporary folder is in memory")
         assert tree.read()[2] == 0
         tree.close()
@@ -456,11 +456,6 @@ class TestProcesses:
         tree.read()
         assert len(searched) == 3
         tree.close()
-
-    def test_last_pid_changes_with_every_process(self) -> None:
-        before = _tree.read_last_pid()
-        subprocess.run(["true"], check=True)
-        assert _tree.read_last_pid() != before
 
     def test_processes_may_come_and_go_during_a_reading(self, child: Child) -> None:
         child.send(

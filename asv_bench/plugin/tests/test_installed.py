@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 PLUGIN = Path(__file__).parents[1]
+SAMPLER = ("asv_bench_peaktree/_monitor/", "asv_bench_peaktree/_linux/")
 MONITOR = PLUGIN.parents[1] / "skl_mmap" / "monitor"
 MIB = 2**20
 
@@ -156,9 +157,9 @@ def read_sampler(wheel: Path) -> dict[str, bytes]:
     """Return the files of the sampler in a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         return {
-            Path(name).name: archive.read(name)
+            name.partition("/")[2].removeprefix("_"): archive.read(name)
             for name in archive.namelist()
-            if name.startswith("asv_bench_peaktree/_monitor/")
+            if name.startswith(SAMPLER)
         }
 
 
@@ -176,9 +177,11 @@ def test_wheel_of_sdist_has_the_sampler_of_the_checkout(tmp_path: Path) -> None:
     wheel = build("wheel", unpacked, tmp_path / "wheel")
     found = read_sampler(direct)
     assert read_sampler(wheel) == found
-    assert {"_sampler.py", "_tree.py", "_process.py"} <= found.keys()
+    names = ("_sampler.py", "_tree.py", "_process.py")
+    assert {"linux/proc.py", *(f"monitor/{name}" for name in names)} <= found.keys()
     for name, text in found.items():
-        assert text == (MONITOR / name).read_bytes()
+        folder = "_linux" if name.startswith("linux") else "monitor"
+        assert text == (MONITOR.parent / folder / Path(name).name).read_bytes()
 
 
 @pytest.mark.skipif(not MONITOR.exists(), reason="there is no checkout around it")

@@ -35,7 +35,6 @@ __all__ = ["FOLDER", "VARIABLE"]
 
 VARIABLE = "SKL_MMAP_RUN"
 FOLDER = os.path.dirname(os.path.abspath(__file__))
-_PR_SET_PDEATHSIG = 1
 _SIGTERM = 15
 
 
@@ -124,13 +123,18 @@ def _listen(settings: dict[str, Any]) -> None:
     monitor.listen(write_task, write, write)
 
 
-def _end_with_parent(parent_pid: int) -> None:
+def _end_with_parent(parent_pid: int, root: str) -> None:
     """Have the kernel end this process with ``skl-mmap``, even if that is killed."""
     if sys.platform == "linux":
         with contextlib.suppress(ImportError, OSError):
-            import ctypes
-
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, _SIGTERM)
+            # By its path: skl_mmap imports joblib, and may not be found.
+            path = os.path.join(root, "skl_mmap", "_linux", "calls.py")
+            spec = importlib.util.spec_from_file_location("_skl_mmap_calls", path)
+            assert spec is not None
+            assert spec.loader is not None
+            calls = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(calls)
+            calls.set_parent_death_signal(_SIGTERM)
             if os.getppid() != parent_pid:
                 os.kill(os.getpid(), _SIGTERM)
 
@@ -158,7 +162,7 @@ def _run_hidden_module() -> None:
 def _start() -> None:
     settings = json.loads(os.environ[VARIABLE])
     _take_back(settings)
-    _end_with_parent(settings["parent_pid"])
+    _end_with_parent(settings["parent_pid"], settings["root"])
     flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
     settings["file"] = os.open(settings["path"], flags)
     if os.name == "posix":
