@@ -25,9 +25,9 @@ from skl_mmap.backend._row_arguments import with_light_rows
 from skl_mmap.memory import Segment, Store, live_mappings, trim_heap
 from skl_mmap.monitor._records import (
     TaskRecord,
-    is_looking_for_sites,
     is_measuring,
     publish,
+    wants_copy_sites,
 )
 
 __all__ = ["Task", "unpack"]
@@ -74,7 +74,7 @@ class Task:
             (reason,) = error.args
             _forget_frames(reason)
             return FailedTask, (reason,)
-        return PackedTask, (payload, is_measuring(), is_looking_for_sites())
+        return PackedTask, (payload, is_measuring(), wants_copy_sites())
 
 
 @dataclass(frozen=True, slots=True)

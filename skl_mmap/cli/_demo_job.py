@@ -76,7 +76,7 @@ def start_workers(model: BaseEstimator, n_jobs: int, *, n_features: int) -> None
 
 
 def describe_cost(
-    backend: str, X: NDArray[Any], scores: list[float], cost: Measurement
+    backend: str, X: NDArray[Any], scores: list[float], cost: Measurement[Any]
 ) -> dict[str, Any]:
     """Return what :meth:`skl_mmap.cli._demo_report.Run.from_result` takes."""
     # Only workers of the backend "mmap" report about their tasks.

@@ -52,7 +52,7 @@ class ScriptRun:
         """Make a run of how a script has ended."""
         command = shlex.join(result.spec.command)
         title = f"{command} with the backend {result.spec.backend}"
-        report = MemoryReport.from_measurement(result.measurement, title)
+        report = result.measurement.report(title)
         if result.spec.backend != "mmap":
             note = f"{result.spec.backend} does not say what its tasks have cost"
             report = replace(report, notes=(*report.notes, note))

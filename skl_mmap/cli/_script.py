@@ -29,10 +29,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from skl_mmap import measure
+from skl_mmap import MemoryReport, measure
 from skl_mmap.cli._orphans import adopting_orphans
 from skl_mmap.cli._startup import sitecustomize
-from skl_mmap.monitor import Measurement, SegmentRecord, TaskRecord
+from skl_mmap.monitor import Measurement
 
 __all__ = ["ScriptResult", "ScriptSpec", "run_script"]
 
@@ -79,7 +79,7 @@ class ScriptResult:
 
     spec: ScriptSpec
     return_code: int
-    measurement: Measurement
+    measurement: Measurement[MemoryReport]
 
     @property
     def exit_code(self) -> int:
@@ -204,18 +204,9 @@ def _is_in_foreground() -> bool:
         os.close(terminal)
 
 
-def _take_records(measurement: Measurement, file: IO[bytes]) -> None:
+def _take_records(measurement: Measurement[MemoryReport], file: IO[bytes]) -> None:
     """Add what the script's workers have said to the measurement."""
-    notes: dict[str, None] = {}
     # A script that was killed may not have finished the last one.
     with contextlib.suppress(EOFError, pickle.UnpicklingError):
         while True:
-            item = pickle.load(file)
-            if isinstance(item, TaskRecord):
-                measurement.tasks.append(item)
-            elif isinstance(item, SegmentRecord):
-                measurement.add_segment(item)
-            else:
-                notes[item] = None
-    if measurement.problem is None:
-        measurement.notes = (*measurement.notes, *notes)
+            measurement.take(pickle.load(file))

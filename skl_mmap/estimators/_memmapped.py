@@ -31,7 +31,6 @@ from skl_mmap.estimators._running import (
 from skl_mmap.estimators._stacking import fit_stacking, is_stacking
 from skl_mmap.memory import Placement
 from skl_mmap.monitor import note
-from skl_mmap.report import MemoryReport
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -253,7 +252,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             if measurement is not None:
                 title = f"{type(self).__name__}({type(estimator).__name__})"
                 input_bytes = count_bytes(_data_of(args, kwargs))
-                report = MemoryReport.from_measurement(measurement, title, input_bytes)
+                report = measurement.report(title, input_bytes=input_bytes)
                 act_on(report, self.check)
         self.estimator_ = estimator
         self.report_ = report

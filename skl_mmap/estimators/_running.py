@@ -14,8 +14,8 @@ from joblib.parallel import get_active_backend
 
 from skl_mmap.backend import MmapBackend
 from skl_mmap.exceptions import CopyError, CopyWarning, InvalidParameterError
-from skl_mmap.monitor import Measurement, measure
-from skl_mmap.report import MemoryReport
+from skl_mmap.monitor import Measurement
+from skl_mmap.report import MemoryReport, measure
 
 __all__ = ["act_on", "check_check", "is_nested", "measured", "under_backend"]
 
@@ -63,7 +63,7 @@ def check_check(check: object) -> None:
 
 
 @contextlib.contextmanager
-def measured(check: str) -> Iterator[Measurement | None]:
+def measured(check: str) -> Iterator[Measurement[MemoryReport] | None]:
     """Measure a block, unless nobody wants to know or it is a task of another one."""
     if check == "off" or is_nested():
         yield None

@@ -7,7 +7,7 @@ import os
 from skl_mmap._linux.proc import descriptor_path
 from skl_mmap.memory._handles import ArrayHandle
 from skl_mmap.memory._segment import Segment
-from skl_mmap.monitor._records import SegmentRecord, is_measuring, publish_segment
+from skl_mmap.monitor._records import SegmentRecord, is_measuring, publish
 
 __all__ = ["publish_shared"]
 
@@ -46,7 +46,7 @@ def publish_shared(shared: tuple[ArrayHandle, Segment], *, is_copy: bool) -> Non
         path,
         segment.identity,
     )
-    publish_segment(record)
+    publish(record)
 
 
 def _find_place(segment: Segment) -> tuple[str, str]:

@@ -3,35 +3,47 @@
 Nothing but the standard library is imported here.
 """
 
-from skl_mmap.monitor._measure import measure, measure_as, read_committed
-from skl_mmap.monitor._measurement import (
-    GroupReading,
+from skl_mmap.monitor._measure import (
     Measurement,
+    measure,
+    measure_as,
+    read_committed,
+)
+from skl_mmap.monitor._own_memory import OwnMemory, own_memory
+from skl_mmap.monitor._readings import (
+    GroupReading,
+    MeasuredBlock,
     ProcessReading,
     ProcessSeries,
     Reading,
+    SamplingCost,
 )
-from skl_mmap.monitor._own_memory import OwnMemory, own_memory
 from skl_mmap.monitor._records import (
+    CallRecord,
     SegmentRecord,
     TaskRecord,
+    add_reasons,
     is_measuring,
     listen,
     note,
     publish,
-    publish_segment,
     unlisten,
+    wants_copy_sites,
 )
 
 __all__ = [
+    "CallRecord",
     "GroupReading",
+    "MeasuredBlock",
     "Measurement",
     "OwnMemory",
     "ProcessReading",
     "ProcessSeries",
     "Reading",
+    "SamplingCost",
     "SegmentRecord",
     "TaskRecord",
+    "add_reasons",
     "is_measuring",
     "listen",
     "measure",
@@ -39,7 +51,7 @@ __all__ = [
     "note",
     "own_memory",
     "publish",
-    "publish_segment",
     "read_committed",
     "unlisten",
+    "wants_copy_sites",
 ]

@@ -8,24 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import numbers
 import os
 import time
-from collections.abc import Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any, Generic, TypeVar
 
 from skl_mmap._linux import proc
+from skl_mmap._units import format_bytes
 from skl_mmap.exceptions import InvalidParameterError, MeasurementError
-from skl_mmap.monitor._measurement import (
+from skl_mmap.monitor._portable import PortableTree
+from skl_mmap.monitor._process import ProcessNumbers
+from skl_mmap.monitor._readings import (
     GroupReading,
-    Measurement,
+    MeasuredBlock,
     ProcessReading,
     ProcessSeries,
     Reading,
+    SamplingCost,
 )
-from skl_mmap.monitor._portable import PortableTree
-from skl_mmap.monitor._process import ProcessNumbers
-from skl_mmap.monitor._records import TaskRecord, listen, looking_for_sites, unlisten
+from skl_mmap.monitor._records import (
+    CallRecord,
+    Record,
+    SegmentRecord,
+    TaskRecord,
+    listen,
+    unlisten,
+)
 from skl_mmap.monitor._sampler import ProcessesNumbers
 from skl_mmap.monitor._sampler_process import (
     SamplerProcess,
@@ -34,9 +45,23 @@ from skl_mmap.monitor._sampler_process import (
 )
 from skl_mmap.monitor._tree import ProcessTree
 
-__all__ = ["measure", "measure_as", "read_committed"]
+__all__ = ["Measurement", "measure", "measure_as", "read_committed"]
 
-_Measured = TypeVar("_Measured", bound=Measurement)
+_Report = TypeVar("_Report", bound=MeasuredBlock)
+
+_UNFINISHED = (
+    "The block that is being measured has not ended yet, so there is no peak. "
+    "Read the report after the with block."
+)
+# Older names of what the report has in `sampling`.
+_OF_SAMPLING = {
+    "n_readings": "n_readings",
+    "mean_reading_seconds": "mean_reading_seconds",
+    "sampler_cpu_seconds": "cpu_seconds",
+    "sampler_bytes": "sampler_bytes",
+}
+# Reports are kept, pickled with models, and drawn: more would be no use there.
+_MAX_MOMENTS = 512
 
 _METHODS = ("auto", "committed", "uss")
 _MIN_INTERVAL_SECONDS = 0.001
@@ -110,32 +135,203 @@ def _as_series(
     )
 
 
-def _fill(
-    measurement: Measurement,
-    results: dict[str, Any],
-    wall_seconds: float,
-    remarks: tuple[str, ...],
-) -> None:
-    measurement.baseline_bytes = results["baseline"][1]
-    measurement.peak = _as_reading(results["peak"], results["peak_processes"])
-    measurement.peak_bytes = measurement.peak.committed_bytes
-    measurement.timeline = tuple(map(_as_reading, results["timeline"]))
-    measurement.processes = _as_series(results["processes"], results["names"])
-    group = results["group"]
-    measurement.group = None if group is None else GroupReading(**group)
-    measurement.wall_seconds = wall_seconds
-    measurement.n_readings = results["n_readings"]
-    measurement.mean_reading_seconds = results["mean_reading_seconds"]
-    measurement.sampler_cpu_seconds = results["sampler_cpu_seconds"]
-    measurement.sampler_bytes = results["sampler_bytes"]
-    measurement.notes = (*results["notes"], *remarks)
-    measurement.problem = None
+class Measurement(Generic[_Report]):
+    """A block of code that is being measured: what `skl_mmap.measure` yields.
+
+    When the block has ended, `report` gives what was found as a value, and all that the
+    value has can be asked for here, too: its numbers, its text, its picture.
+
+    Attributes
+    ----------
+    interval_seconds : float
+        Time between two readings that was asked for.
+    method : {"committed", "uss"}
+        What is read: committed memory, or the sum of unique set sizes where there is
+        no /proc.
+    pid : int
+        The process that is measured with all that it starts.
+    tasks : list of TaskRecord
+        What the workers have said about the tasks of the block, as they arrive.
+    segments : list of SegmentRecord
+        The arrays that tasks were given in shared memory, each once.
+    calls : list of CallRecord
+        The parallel calls of the block, each kind of call once.
+    problem : str or None
+        Why there are no numbers; None if there are.
+
+    Raises
+    ------
+    MeasurementError
+        If a number is read before the block has ended, or if the sampler has died.
+
+    Examples
+    --------
+    >>> import skl_mmap
+    >>> with skl_mmap.measure() as report:
+    ...     data = bytearray(50_000_000)
+    >>> report.report().title
+    'Measured block'
+    """
+
+    __slots__ = (
+        *("_kind", "_notes", "_numbers", "_start_seconds", "calls"),
+        *("interval_seconds", "method", "pid", "problem", "segments", "tasks"),
+    )
+
+    def __init__(
+        self, interval_seconds: float, method: str, kind: type[_Report]
+    ) -> None:
+        self.interval_seconds = interval_seconds
+        self.method = method
+        self.pid = os.getpid()
+        self.tasks: list[TaskRecord] = []
+        self.segments: list[SegmentRecord] = []
+        self.calls: list[CallRecord] = []
+        self.problem: str | None = _UNFINISHED
+        self._kind = kind
+        self._notes: dict[str, None] = {}  # each once, in order
+        self._numbers: dict[str, Any] = {}
+        self._start_seconds = time.perf_counter()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the block has ended."""
+        return self.problem != _UNFINISHED
+
+    def take(self, record: Record) -> None:
+        """Take up what workers and the backend say, as it comes."""
+        if isinstance(record, TaskRecord):
+            if record.end_seconds is None:
+                end_seconds = time.perf_counter() - self._start_seconds
+                record = dataclasses.replace(record, end_seconds=end_seconds)
+            self.tasks.append(record)
+        elif isinstance(record, SegmentRecord):
+            if all(known.inode != record.inode for known in list(self.segments)):
+                self.segments.append(record)
+        elif isinstance(record, CallRecord):
+            if record not in self.calls:
+                self.calls.append(record)
+        else:
+            self._notes[record] = None
+
+    def finish(self, results: dict[str, Any], wall_seconds: float) -> None:
+        """Take up what the sampler has found."""
+        timeline = _thin_out([_as_reading(timed) for timed in results["timeline"]])
+        peak = _as_reading(results["peak"], results["peak_processes"])
+        group = results["group"]
+        self._notes = {**dict.fromkeys(results["notes"]), **self._notes}
+        self._numbers = {
+            "baseline_bytes": results["baseline"][1],
+            "peak_bytes": peak.committed_bytes,
+            "wall_seconds": wall_seconds,
+            "peak": peak,
+            "timeline": timeline,
+            "processes": _as_series(results["processes"], results["names"]),
+            "group": None if group is None else GroupReading(**group),
+            "sampling": SamplingCost(
+                self.interval_seconds,
+                results["n_readings"],
+                results["mean_reading_seconds"],
+                results["sampler_cpu_seconds"],
+                results["sampler_bytes"],
+            ),
+        }
+        self.problem = None
+
+    def fail(self, problem: str) -> None:
+        """Take up why there are no numbers."""
+        self._numbers = dict.fromkeys(("baseline_bytes", "peak_bytes", "wall_seconds"))
+        self._notes = {problem: None, **self._notes}
+        self.problem = problem
+
+    def report(
+        self, title: str = "Measured block", *, input_bytes: int | None = None
+    ) -> _Report:
+        """Return what was found as a value that can be kept.
+
+        Parameters
+        ----------
+        title : str, default="Measured block"
+            What was done.
+        input_bytes : int, default=None
+            Size of X, the unit of all multiples. None takes the largest array that
+            was shared.
+
+        Raises
+        ------
+        MeasurementError
+            If the block has not ended.
+        """
+        if not self.is_finished:
+            raise MeasurementError(f"There is no report. {self.problem}")
+        return self._kind(
+            title=title,
+            input_bytes=input_bytes,
+            records=tuple(self.tasks),
+            segments=tuple(self.segments),
+            calls=tuple(self.calls),
+            notes=tuple(self._notes),
+            method=self.method,
+            pid=self.pid,
+            **self._numbers,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the report has under this name."""
+        if name in _OF_SAMPLING:
+            return getattr(self.sampling, _OF_SAMPLING[name])
+        if name.startswith("_") or not hasattr(self._kind, name):
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}"
+            )
+        value = getattr(self.report(), name) if self.is_finished else None
+        if value is None and self.problem is not None:
+            raise MeasurementError(f"{name} is not known. {self.problem}")
+        return value
+
+    def __dir__(self) -> list[str]:
+        """List what the report has as well."""
+        return [*super().__dir__(), *dir(self._kind)]
+
+    def __str__(self) -> str:
+        """Tell what the block has cost, or that it has not ended."""
+        return str(self.report()) if self.is_finished else str(self.problem)
+
+    def __repr__(self) -> str:
+        """Tell the peak, or that there is none yet."""
+        text = "no numbers" if self.is_finished else "not finished"
+        if self.problem is None:
+            text = (
+                f"peak {format_bytes(self.peak_bytes)}, "
+                f"{format_bytes(self.peak_growth_bytes)} above the start"
+            )
+        return f"<{type(self).__name__}: {text}>"
+
+    def _repr_html_(self) -> str:
+        """Tell what the block has cost, for notebooks."""
+        show = getattr(self._kind, "_repr_html_", None) if self.is_finished else None
+        return (
+            f"<pre>{escape(str(self))}</pre>" if show is None else show(self.report())
+        )
 
 
-@contextlib.contextmanager
+def _thin_out(timeline: Sequence[Reading]) -> tuple[Reading, ...]:
+    """Keep the first, the last, and the largest reading of each stretch of time."""
+    if len(timeline) <= _MAX_MOMENTS:
+        return tuple(timeline)
+    first, *between, last = timeline
+    n_stretches = _MAX_MOMENTS - 2
+    bounds = [i * len(between) // n_stretches for i in range(n_stretches + 1)]
+    largest = (
+        max(between[start:stop], key=lambda reading: reading.committed_bytes)
+        for start, stop in itertools.pairwise(bounds)
+    )
+    return (first, *largest, last)
+
+
 def measure(
     *, interval_seconds: float = 0.01, method: str = "auto"
-) -> Iterator[Measurement]:
+) -> contextlib.AbstractContextManager[Measurement[MeasuredBlock]]:
     """Measure the memory of this process and all it starts while a block runs.
 
     Parameters
@@ -145,19 +341,10 @@ def measure(
     method : {"auto", "committed", "uss"}, default="auto"
         What to read; see `skl_mmap.measure`, which shows the same as a report.
 
-    Yields
-    ------
-    Measurement
-        Filled in when the block ends, also if it raises.
-
-    Raises
-    ------
-    InvalidParameterError
-        If a parameter cannot be used.
-    MeasurementError
-        If the sampler cannot be started; the block is then not run. If it dies while
-        the block runs, the block's result is not lost: the error is raised when a
-        number of the report is read.
+    Returns
+    -------
+    context manager
+        Gives a `Measurement` whose report is a `MeasuredBlock`.
 
     Examples
     --------
@@ -167,46 +354,34 @@ def measure(
     >>> 40_000_000 < report.peak_growth_bytes < 60_000_000
     True
     """
-    with measure_as(
-        Measurement, interval_seconds=interval_seconds, method=method
-    ) as measurement:
-        yield measurement
+    return measure_as(MeasuredBlock, interval_seconds=interval_seconds, method=method)
 
 
 @contextlib.contextmanager
 def measure_as(
-    kind: type[_Measured],
+    kind: type[_Report],
     *,
     interval_seconds: float = 0.01,
     method: str = "auto",
     copy_sites: bool = False,
-) -> Iterator[_Measured]:
-    """Measure a block as `measure` does, and fill in a measurement of some subclass."""
+) -> Iterator[Measurement[_Report]]:
+    """Measure a block; its report is of the class `kind`. See `skl_mmap.measure`."""
     interval_seconds = _check_interval(interval_seconds)
     method = _check_method(method)
-    measurement = kind(interval_seconds, method, pid=os.getpid())
-    remarks: dict[str, None] = {}  # each once, in order
     sampler = SamplerProcess(interval_seconds, method)
     try:
+        measurement = Measurement(interval_seconds, method, kind)
         start = time.perf_counter()
-
-        def take_record(record: TaskRecord) -> None:
-            end_seconds = time.perf_counter() - start
-            record = dataclasses.replace(record, end_seconds=end_seconds)
-            measurement.tasks.append(record)
-
-        listener = listen(take_record, remarks.setdefault, measurement.add_segment)
-        looking = looking_for_sites() if copy_sites else contextlib.nullcontext()
+        listener = listen(measurement.take, copy_sites=copy_sites)
         try:
-            with looking:
-                yield measurement
+            yield measurement
         finally:
             wall_seconds = time.perf_counter() - start
             unlisten(listener)
             try:
-                _fill(measurement, sampler.finish(), wall_seconds, tuple(remarks))
+                measurement.finish(sampler.finish(), wall_seconds)
             except MeasurementError as error:
-                measurement.problem = str(error)
+                measurement.fail(str(error))
     finally:
         sampler.end()
 

@@ -1,31 +1,32 @@
-"""What a worker says about each task, and who is listening.
+"""Records of tasks, calls and shared arrays, and who is told of them.
 
 ::
 
-    worker: task runs --> TaskRecord --(with the result)--> parent: publish(record)
-    parent: an array is shared --> SegmentRecord ---------> publish_segment(record)
-                                                              |
-                                        every open measure() <+
+    worker: a task runs --> TaskRecord --(with the result)--> parent: publish(record)
+    parent: an array is shared, a call ends, something is done in another way
+            --> SegmentRecord, CallRecord, note: a sentence -> publish(record)
+                                                                |
+                                          every open measure() <+
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 __all__ = [
+    "CallRecord",
     "SegmentRecord",
     "TaskRecord",
-    "is_looking_for_sites",
+    "add_reasons",
     "is_measuring",
     "listen",
-    "looking_for_sites",
     "note",
     "publish",
-    "publish_segment",
     "unlisten",
+    "wants_copy_sites",
 ]
 
 
@@ -105,89 +106,98 @@ class SegmentRecord:
     inode: tuple[int, int] = (0, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """A parallel call: how it was asked for, and what its tasks had in common.
+
+    Attributes
+    ----------
+    backend : str
+        Name of joblib's backend.
+    n_jobs : int
+        Number of workers as the user gave it: -1 for one for each core.
+    options : mapping of str to str, int, float, bool or None
+        Parameters of the backend that are not the defaults.
+    """
+
+    backend: str
+    n_jobs: int
+    options: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+
+
+Record = TaskRecord | SegmentRecord | CallRecord | str
+
+
+class _Listener(NamedTuple):
+    take: Callable[[Any], object]
+    kinds: tuple[type, ...]
+    copy_sites: bool
+
+
 _lock = threading.Lock()
-# What takes a record, what takes a note, and what takes a segment.
-_Listener = tuple[
-    Callable[[TaskRecord], None],
-    Callable[[str], None],
-    Callable[[SegmentRecord], None],
-]
 _listeners: list[_Listener] = []
-_looking: list[bool] = []
 
 
 def listen(
-    take_record: Callable[[TaskRecord], None],
-    take_note: Callable[[str], None],
-    take_segment: Callable[[SegmentRecord], None] | None = None,
+    take: Callable[[Any], object], *kinds: type, copy_sites: bool = False
 ) -> _Listener:
-    """Call the functions with every record, note and segment from now on.
+    """Call a function with every record from now on.
+
+    Parameters
+    ----------
+    take : callable
+        Called with each record, in the thread that publishes it.
+    *kinds : type
+        Which ones: TaskRecord, SegmentRecord, CallRecord, or str for notes. All of
+        them if none is given.
+    copy_sites : bool, default=False
+        Whether workers are to name lines of code, which costs them time.
 
     Returns
     -------
     object
         For `unlisten`.
     """
-    listener = take_record, take_note, take_segment or _ignore
+    listener = _Listener(take, kinds or (object,), copy_sites)
     with _lock:
         _listeners.append(listener)
     return listener
 
 
-def _ignore(_: SegmentRecord) -> None:
-    pass
-
-
 def unlisten(listener: _Listener) -> None:
-    """Stop calling the functions given to `listen`."""
+    """Stop calling the function given to `listen`."""
     with _lock:
         _listeners.remove(listener)
 
 
 def is_measuring() -> bool:
-    """Whether anybody listens, so that workers should look closely."""
+    """Tell if anybody listens, so that workers should look closely."""
     return bool(_listeners)
 
 
-@contextlib.contextmanager
-def looking_for_sites() -> Iterator[None]:
-    """Let workers say which lines of code ask for large blocks, while a block runs."""
-    with _lock:
-        _looking.append(True)
-    try:
-        yield
-    finally:
-        with _lock:
-            _looking.pop()
+def wants_copy_sites() -> bool:
+    """Tell if workers should name the lines of code that ask for large blocks."""
+    return any(listener.copy_sites for listener in tuple(_listeners))
 
 
-def is_looking_for_sites() -> bool:
-    """Whether workers should name lines of code, which costs them time."""
-    return bool(_looking)
-
-
-def publish(record: TaskRecord) -> None:
+def publish(record: Record) -> None:
     """Hand a record to everybody who listens; called in the parent process."""
     with _lock:
         listeners = tuple(_listeners)
-    for take_record, _, _ in listeners:
-        take_record(record)
-
-
-def publish_segment(record: SegmentRecord) -> None:
-    """Hand a segment to everybody who listens, who may know it already."""
-    with _lock:
-        listeners = tuple(_listeners)
-    for _, _, take_segment in listeners:
-        take_segment(record)
+    for listener in listeners:
+        if isinstance(record, listener.kinds):
+            listener.take(record)
 
 
 def note(text: str) -> None:
-    """Hand a sentence for the report to everybody who listens.
+    """Publish a sentence for the report: what is done in another way, and why."""
+    publish(text)
 
-    For what is done in another way than asked for, and why.
-    """
-    with _lock:
-        listeners = tuple(_listeners)
-    for _, take_note, _ in listeners:
-        take_note(text)
+
+def add_reasons(records: Iterable[TaskRecord]) -> dict[str, int]:
+    """Add up why folds were copied: bytes for each reason, largest first."""
+    total: dict[str, int] = {}
+    for record in records:
+        for reason, n_bytes in record.copy_reasons.items():
+            total[reason] = total.get(reason, 0) + n_bytes
+    return dict(sorted(total.items(), key=lambda item: -item[1]))

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from skl_mmap._units import format_bytes
-from skl_mmap.report._task_cost import join_sites
 
 if TYPE_CHECKING:
-    from skl_mmap.report._task_cost import TaskCost
+    from skl_mmap.report._memory_report import TaskCost
 
 __all__ = [
     "find_fold_copies",
@@ -113,10 +112,14 @@ def _complain_about_estimator(
         "it itself: a parameter such as copy_X=False or copy=False, or another dtype "
         "or order of X, may avoid it."
     )
-    sites = join_sites(task.copy_sites for task in guilty)
-    large = {site: n for site, n in sites.items() if n >= least}
+    large: dict[str, int] = {}
+    for task in guilty:
+        for site, n_bytes in task.copy_sites.items():
+            if n_bytes >= max(least, large.get(site, 0)):
+                large[site] = n_bytes
     if large:
-        named = [f"{site} ({format_bytes(n)})" for site, n in large.items()]
+        ordered = sorted(large.items(), key=lambda item: -item[1])
+        named = [f"{site} ({format_bytes(n)})" for site, n in ordered]
         complaint += f" It was made at {', '.join(named[:_MAX_SITES])}."
     return [complaint]
 

@@ -1,66 +1,142 @@
-"""What a job has cost: plain results.
+"""What a job has cost: the value, what follows from it, and how it is measured.
 
-Words are in `_report_text`, pictures in `_report_html` and `_plot`, files in `_json`.
+How it is shown is in `_words` and `_picture`, files and tables are in `_export`, and
+what helps is in `_advice`.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from skl_mmap.monitor import (
-    GroupReading,
+    MeasuredBlock,
     Measurement,
-    ProcessSeries,
-    Reading,
-    SegmentRecord,
     TaskRecord,
+    add_reasons,
+    measure_as,
 )
-from skl_mmap.report._task_cost import TaskCost, add_reasons, group_tasks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from skl_mmap.report._holders import Holder
     from skl_mmap.report._suggestions import Suggestion
 
-__all__ = ["MemoryReport", "SamplingCost"]
-
-# Reports are kept, pickled with models, and drawn: more would be no use there.
-_MAX_MOMENTS = 512
+__all__ = ["Holder", "MemoryReport", "TaskCost", "measure"]
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingCost:
-    """How memory was read, and what that has cost.
+class TaskCost:
+    """What the tasks of one name have cost.
 
     Attributes
     ----------
-    interval_seconds : float
-        Time between two readings that was asked for.
-    n_readings : int
+    label : str
+        The estimator and, where it is known, the fold.
+    n_tasks : int
         How many there were.
-    mean_reading_seconds : float
-        How long one of them took.
-    cpu_seconds : float
-        CPU time of the process that reads memory.
-    sampler_bytes : int
-        Its private memory, which is in no other number.
+    mapped_bytes, copied_bytes : int
+        Bytes of folds that were mapped, and that were copied.
+    attached_bytes : int
+        Bytes of whole arrays that were mapped.
+    copy_reasons : dict of str to int
+        Why folds were copied, and how many bytes for each reason, largest first.
+    private_bytes : int or None
+        The most private memory that one of the tasks needed beside copied folds: what
+        the estimator itself has made. A lower bound; None where it was not measured.
+    dirtied_bytes : int or None
+        Bytes of copy-on-write pages that were written to. None where not measured.
+    seconds : float
+        Wall time of all of them.
+    copy_sites : dict of str to int
+        Lines of code that asked for large blocks of memory, and the bytes of the
+        largest one of each, if sites were asked for; largest first.
     """
 
-    interval_seconds: float
-    n_readings: int
-    mean_reading_seconds: float
-    cpu_seconds: float
-    sampler_bytes: int
+    label: str
+    n_tasks: int
+    mapped_bytes: int
+    copied_bytes: int
+    attached_bytes: int
+    copy_reasons: dict[str, int]
+    private_bytes: int | None
+    dirtied_bytes: int | None
+    seconds: float
+    copy_sites: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def estimator(self) -> str:
+        """The label without the fold."""
+        return self.label.partition(", ")[0]
+
+    @property
+    def selected_bytes(self) -> int:
+        """Bytes of folds, mapped or copied."""
+        return self.mapped_bytes + self.copied_bytes
+
+    @classmethod
+    def from_records(cls, label: str, records: list[TaskRecord]) -> TaskCost:
+        """Add up the records of tasks of one name."""
+        private = [
+            record.peak_private_bytes - record.copied_bytes
+            for record in records
+            if record.peak_private_bytes is not None
+        ]
+        dirtied = [r.dirtied_bytes for r in records if r.dirtied_bytes is not None]
+        return cls(
+            label=label,
+            n_tasks=len(records),
+            mapped_bytes=sum(record.mapped_bytes for record in records),
+            copied_bytes=sum(record.copied_bytes for record in records),
+            attached_bytes=sum(record.attached_bytes for record in records),
+            copy_reasons=add_reasons(records),
+            private_bytes=max(0, *private) if private else None,
+            dirtied_bytes=sum(dirtied) if dirtied else None,
+            seconds=sum(record.seconds for record in records),
+            copy_sites=_join_sites(record.copy_sites for record in records),
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryReport:
+class Holder:
+    """A part of the memory at the peak.
+
+    Attributes
+    ----------
+    role : {"this process", "worker", "other process", "shared memory"}
+        Who had it: private memory of processes, or files in memory.
+    n_processes : int
+        How many processes there were in this role; 0 for shared memory.
+    n_bytes : int
+        What all of them had together at the peak.
+    before_bytes : int
+        What they had when the job began.
+    largest_bytes : int
+        What the largest of them had at the peak.
+    """
+
+    role: str
+    n_processes: int
+    n_bytes: int
+    before_bytes: int
+    largest_bytes: int
+
+    def __str__(self) -> str:
+        """Name the processes, as many as there are."""
+        if self.n_processes < 2:
+            return "1 worker" if self.role == "worker" else self.role
+        ending = "es" if self.role == "other process" else "s"
+        return f"{self.n_processes} {self.role}{ending}"
+
+
+class MemoryReport(MeasuredBlock):
     """What a job has cost in memory: over time, by process, by estimator and fold.
+
+    `skl_mmap.measure` and `skl_mmap.Memmapped` give it; it never changes.
 
     Attributes
     ----------
@@ -96,74 +172,11 @@ class MemoryReport:
         What the kernel has counted for the control group.
     sampling : SamplingCost or None
         How memory was read.
+    calls : tuple of CallRecord
+        The parallel calls of the backend "mmap", each kind of call once.
     """
 
-    title: str
-    input_bytes: int | None
-    baseline_bytes: int | None
-    peak_bytes: int | None
-    wall_seconds: float | None
-    records: tuple[TaskRecord, ...] = field(repr=False)
-    notes: tuple[str, ...] = ()
-    segments: tuple[SegmentRecord, ...] = ()
-    method: str = "committed"
-    pid: int = 0
-    peak: Reading | None = field(default=None, repr=False)
-    timeline: tuple[Reading, ...] = field(default=(), repr=False)
-    processes: tuple[ProcessSeries, ...] = field(default=(), repr=False)
-    group: GroupReading | None = field(default=None, repr=False)
-    sampling: SamplingCost | None = field(default=None, repr=False)
-
-    @classmethod
-    def from_measurement(
-        cls, measurement: Measurement, title: str, input_bytes: int | None = None
-    ) -> MemoryReport:
-        """Make a report of what `skl_mmap.measure` has found.
-
-        Raises
-        ------
-        MeasurementError
-            If the measurement is not finished.
-
-        Notes
-        -----
-        What workers said about their tasks is known even if the process that reads
-        memory has died, so there is a report nevertheless.
-        """
-        told: dict[str, Any] = {
-            "title": title,
-            "input_bytes": input_bytes,
-            "records": tuple(measurement.tasks),
-            "segments": tuple(measurement.segments),
-            "method": measurement.method,
-            "pid": measurement.pid,
-        }
-        if measurement.is_finished and measurement.problem is not None:
-            return cls(
-                **told,
-                baseline_bytes=None,
-                peak_bytes=None,
-                wall_seconds=None,
-                notes=(measurement.problem,),
-            )
-        return cls(
-            **told,
-            baseline_bytes=measurement.baseline_bytes,
-            peak_bytes=measurement.peak_bytes,
-            wall_seconds=measurement.wall_seconds,
-            notes=measurement.notes,
-            peak=measurement.peak,
-            timeline=_thin_out(measurement.timeline),
-            processes=measurement.processes,
-            group=measurement.group,
-            sampling=SamplingCost(
-                measurement.interval_seconds,
-                measurement.n_readings,
-                measurement.mean_reading_seconds,
-                measurement.sampler_cpu_seconds,
-                measurement.sampler_bytes,
-            ),
-        )
+    __slots__ = ()
 
     @classmethod
     def from_json(cls, source: str | os.PathLike[str]) -> MemoryReport:
@@ -181,9 +194,9 @@ class MemoryReport:
         OSError
             If the file cannot be read.
         """
-        from skl_mmap.report._json import read_json
+        from skl_mmap.report._export import read_json
 
-        return read_json(source)
+        return read_json(cls, source)
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Write the report as JSON, with all its numbers.
@@ -198,7 +211,7 @@ class MemoryReport:
         str
             The JSON. Its `schema` is the version of its layout.
         """
-        from skl_mmap.report._json import write_json
+        from skl_mmap.report._export import write_json
 
         return write_json(self, path)
 
@@ -222,7 +235,7 @@ class MemoryReport:
         InvalidParameterError
             If there is no such part.
         """
-        from skl_mmap.report._frames import make_frame
+        from skl_mmap.report._export import make_frame
 
         return make_frame(self, what)
 
@@ -240,23 +253,9 @@ class MemoryReport:
         MeasurementError
             If nothing was measured over time.
         """
-        from skl_mmap.report._plot import draw
+        from skl_mmap.report._picture import plot
 
-        return draw(self)
-
-    @property
-    def peak_growth_bytes(self) -> int | None:
-        """How far the peak was above the baseline; None if it is not known."""
-        if self.peak_bytes is None or self.baseline_bytes is None:
-            return None
-        return self.peak_bytes - self.baseline_bytes
-
-    @property
-    def cpu_seconds(self) -> float | None:
-        """CPU time of all processes during the job; None if it is not known."""
-        if not self.timeline:
-            return None
-        return self.timeline[-1].cpu_seconds - self.timeline[0].cpu_seconds
+        return plot(self)
 
     @property
     def unit_bytes(self) -> int | None:
@@ -266,43 +265,92 @@ class MemoryReport:
         return max((segment.n_bytes for segment in self.segments), default=None)
 
     @property
-    def mapped_bytes(self) -> int:
-        """Bytes of folds that were mapped, over all tasks."""
-        return sum(record.mapped_bytes for record in self.records)
-
-    @property
-    def copied_bytes(self) -> int:
-        """Bytes of folds that were copied, over all tasks."""
-        return sum(record.copied_bytes for record in self.records)
-
-    @property
-    def copy_reasons(self) -> dict[str, int]:
-        """Why folds were copied, and how many bytes for each reason, largest first."""
-        return add_reasons(self.records)
-
-    @property
     def tasks(self) -> tuple[TaskCost, ...]:
         """The cost of the tasks by estimator and fold, in the order of their names."""
-        return group_tasks(self.records)
+        by_label: dict[str, list[TaskRecord]] = {}
+        for record in self.records:
+            by_label.setdefault(record.label, []).append(record)
+        return tuple(
+            TaskCost.from_records(label, by_label[label])
+            for label in sorted(by_label, key=_natural_order)
+        )
+
+    def role_of(self, pid: int) -> str:
+        """Return what a process has to do with the job: see `Holder`."""
+        if pid == self.pid:
+            return "this process"
+        is_worker = any(record.pid == pid for record in self.records)
+        return "worker" if is_worker else "other process"
 
     @property
     def holders(self) -> tuple[Holder, ...]:
         """Who held the memory at the peak, the largest first: they add up to it."""
-        from skl_mmap.report._holders import list_holders
-
-        return list_holders(self)
+        if self.peak is None:
+            return ()
+        before = {
+            series.pid: series.anonymous_bytes[0]
+            for series in self.processes
+            if series.seconds[0] == 0.0
+        }
+        by_role: dict[str, list[tuple[int, int]]] = {}
+        for process in self.peak.processes:
+            held = process.anonymous_bytes, before.get(process.pid, 0)
+            by_role.setdefault(self.role_of(process.pid), []).append(held)
+        holders = [
+            Holder(
+                role,
+                len(held),
+                sum(now for now, _ in held),
+                sum(then for _, then in held),
+                max(now for now, _ in held),
+            )
+            for role, held in by_role.items()
+        ]
+        shared = self.peak.shared_bytes
+        if shared:
+            then = self.timeline[0].shared_bytes if self.timeline else 0
+            holders.append(Holder("shared memory", 0, shared, then, shared))
+        return tuple(sorted(holders, key=lambda holder: -holder.n_bytes))
 
     @property
     def copying_growth_bytes(self) -> int | None:
         """An estimate of the peak growth if folds were copied, as with "loky".
 
         What was measured at each moment, plus the folds that the tasks running then
-        had mapped, plus the arrays that were shared without a copy. None if there is
+        had mapped, plus the arrays that were shared without a copy. No task is taken
+        to hold more than all shared arrays at once: a batch of several tasks selects
+        the same rows again and again, one task after the other. None if there is
         nothing to estimate it from.
         """
-        from skl_mmap.report._holders import estimate_copying_growth
+        if self.method != "committed" or self.baseline_bytes is None:
+            return None
+        # joblib writes every large array to /dev/shm but those that are a file already.
+        shared_anyway = sum(
+            segment.n_bytes
+            for segment in self.segments
+            if not segment.is_copy and segment.place != "file"
+        )
+        changes = self._list_mapped_changes()
+        if not self.timeline or not (changes or shared_anyway):
+            return None
+        worst = held = position = 0
+        for reading in sorted(self.timeline, key=lambda reading: reading.seconds):
+            while position < len(changes) and changes[position][0] <= reading.seconds:
+                held += changes[position][1]
+                position += 1
+            worst = max(worst, reading.committed_bytes + held)
+        return worst + shared_anyway - self.baseline_bytes
 
-        return estimate_copying_growth(self)
+    def _list_mapped_changes(self) -> list[tuple[float, int]]:
+        """List when tasks mapped folds, and let go of them: seconds and bytes."""
+        most = sum(segment.n_bytes for segment in self.segments)
+        changes: list[tuple[float, int]] = []
+        for record in self.records:
+            if record.end_seconds is not None and record.mapped_bytes:
+                held = min(record.mapped_bytes, most) if most else record.mapped_bytes
+                changes.append((record.end_seconds - record.seconds, held))
+                changes.append((record.end_seconds, -held))
+        return sorted(changes)
 
     @property
     def complaints(self) -> tuple[str, ...]:
@@ -326,27 +374,102 @@ class MemoryReport:
 
     def __str__(self) -> str:
         """Tell what the job has cost, as text with a table."""
-        from skl_mmap.report._report_text import describe
+        from skl_mmap.report._words import describe
 
         return describe(self)
 
     def _repr_html_(self) -> str:
         """Tell what the job has cost, for notebooks."""
-        from skl_mmap.report._report_html import render
+        from skl_mmap.report._words import render
 
         return render(self)
 
 
-def _thin_out(timeline: Sequence[Reading]) -> tuple[Reading, ...]:
-    """Keep the first, the last, and the largest reading of each stretch of time."""
-    if len(timeline) <= _MAX_MOMENTS:
-        return tuple(timeline)
-    first, *between, last = timeline
-    n_stretches = _MAX_MOMENTS - 2
-    bounds = [i * len(between) // n_stretches for i in range(n_stretches + 1)]
-    stretches = itertools.pairwise(bounds)
-    largest = (
-        max(between[start:stop], key=lambda reading: reading.committed_bytes)
-        for start, stop in stretches
-    )
-    return (first, *largest, last)
+@contextlib.contextmanager
+def measure(
+    *,
+    interval_seconds: float = 0.01,
+    method: str = "auto",
+    copy_sites: bool = False,
+) -> Iterator[Measurement[MemoryReport]]:
+    """Measure the memory of this process and all it starts while a block runs.
+
+    Parameters
+    ----------
+    interval_seconds : float, default=0.01
+        Time between two readings, from 0.001 to 60. It becomes longer, up to 0.02,
+        where readings would take more than 1.5 % of all cores.
+    method : {"auto", "committed", "uss"}, default="auto"
+        What to read. ``"committed"``: private memory of all processes plus files in
+        memory, each once (Linux). ``"uss"``: sum of unique set sizes, which leaves
+        shared memory out; needs psutil. ``"auto"``: the former where there is a
+        ``/proc``, otherwise the latter; `Measurement.method` says which.
+    copy_sites : bool, default=False
+        Whether tasks of the backend "mmap" name the lines of code that ask for large
+        blocks of memory. Small arrays of NumPy take four times as long then; see
+        `skl_mmap.check_copies` for more about one estimator.
+
+    Yields
+    ------
+    Measurement
+        Shown, drawn and written like the `skl_mmap.MemoryReport` that its `report`
+        returns. Filled in when the block ends, also if it raises.
+
+    Raises
+    ------
+    InvalidParameterError
+        If a parameter cannot be used.
+    MeasurementError
+        If the sampler cannot be started; the block is then not run. If it dies while
+        the block runs, the block's result is not lost: the error is raised when a
+        number of the report is read.
+
+    Notes
+    -----
+    Starting takes about 0.1 s, before the first reading. A reading of five processes
+    takes about 0.35 ms of CPU time: 3.6 % of a core at 10 ms. A peak that is shorter
+    than the interval can be missed. Blocks may be nested and run in
+    several threads; each has a sampler of its own, and no sampler is counted.
+
+    Committed memory is the sum of RssAnon and VmSwap (proc_pid_status(5)) and the
+    allocated blocks of all files in memory that the tree has open. Summed RSS would
+    count shared pages once per process, and PSS takes 12 ms per GB and process and
+    misses a memfd that nobody has mapped. In a process that was forked without exec,
+    only the pages that are no longer its parent's are counted; in its first quarter
+    of a second, only its growth.
+
+    Not covered: huge pages of hugetlbfs, page tables, GPU memory. Shared memory that
+    has no file descriptor (System V, ``MAP_SHARED | MAP_ANONYMOUS``) counts only as
+    far as one process has more of it than there is in all files together.
+
+    Examples
+    --------
+    >>> import skl_mmap
+    >>> with skl_mmap.measure() as report:
+    ...     data = bytearray(50_000_000)
+    >>> 40_000_000 < report.peak_growth_bytes < 60_000_000
+    True
+    >>> report.report().holders[0].role
+    'this process'
+    """
+    with measure_as(
+        MemoryReport,
+        interval_seconds=interval_seconds,
+        method=method,
+        copy_sites=copy_sites,
+    ) as report:
+        yield report
+
+
+def _join_sites(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Join lines of code: bytes of the largest block of each, largest first."""
+    largest: dict[str, int] = {}
+    for part in parts:
+        for site, n_bytes in part.items():
+            largest[site] = max(largest.get(site, 0), n_bytes)
+    return dict(sorted(largest.items(), key=lambda item: -item[1]))
+
+
+def _natural_order(label: str) -> list[tuple[int, str]]:
+    """Return a key that sorts fold 10 behind fold 9."""
+    return [(int(w), "") if w.isdigit() else (-1, w) for w in re.split(r"(\d+)", label)]

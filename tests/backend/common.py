@@ -33,7 +33,7 @@ def use_mmap(**parameters: Any) -> Any:
 def recorded() -> Iterator[list[TaskRecord]]:
     """Collect what the workers say about their tasks."""
     records: list[TaskRecord] = []
-    listener = listen(records.append, [].append)
+    listener = listen(records.append, TaskRecord)
     try:
         yield records
     finally:

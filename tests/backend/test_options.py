@@ -305,7 +305,7 @@ import numpy as np
 import skl_mmap
 from joblib import Parallel, delayed, parallel_config
 from skl_mmap.memory import can_remap
-from skl_mmap.monitor import listen
+from skl_mmap.monitor import TaskRecord, listen
 
 def select(X, train):
     X[5] = -2.0
@@ -317,7 +317,7 @@ if __name__ == "__main__":
     folder = sys.argv[1]
     X, records = np.arange(200_000.0).reshape(-1, 50), []
     train = np.r_[0:1000, 1801:4000]
-    listen(records.append, [].append)
+    listen(records.append, TaskRecord)
     for parameters in ({}, {"row_order": "any"}, {"store": "disk"}):
         with parallel_config(
             backend="mmap", n_jobs=2, min_bytes=1, temp_folder=folder, **parameters

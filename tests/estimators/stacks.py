@@ -52,7 +52,7 @@ def assert_as_scikit_learn(
 ) -> Memmapped:
     """Fit an ensemble as a flat list and in scikit-learn's way, and compare them."""
     notes: list[str] = []
-    listener = listen([].append, notes.append)
+    listener = listen(notes.append, str)
     try:
         model = share_all(stack, **options).fit(X, y, **(params or {}))
     finally:

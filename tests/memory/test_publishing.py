@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def segments() -> Iterator[list[SegmentRecord]]:
     found: list[SegmentRecord] = []
-    listener = listen([].append, [].append, found.append)
+    listener = listen(found.append, SegmentRecord)
     yield found
     unlisten(listener)
 

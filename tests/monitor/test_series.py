@@ -17,7 +17,6 @@ from skl_mmap.monitor import (
     _sampler,
     measure,
     publish,
-    publish_segment,
     read_committed,
 )
 from skl_mmap.monitor._measure import _as_series
@@ -306,9 +305,9 @@ class TestRecords:
     def test_segments_are_known_once(self, tmp_path: Path) -> None:
         first = SegmentRecord("float64 (3, 2)", 48, "memory", inode=(1, 5))
         other = SegmentRecord("float64 (3, 2)", 48, "memory", inode=(1, 6))
-        publish_segment(first)
+        publish(first)
         with measure() as report:
             for record in (first, other, first):
-                publish_segment(record)
-        publish_segment(SegmentRecord("late", 1, "memory", inode=(1, 7)))
+                publish(record)
+        publish(SegmentRecord("late", 1, "memory", inode=(1, 7)))
         assert report.segments == [first, other]

@@ -9,10 +9,11 @@ from skl_mmap.monitor import (
     ProcessReading,
     ProcessSeries,
     Reading,
+    SamplingCost,
     SegmentRecord,
     TaskRecord,
 )
-from skl_mmap.report import MemoryReport, SamplingCost
+from skl_mmap.report import MemoryReport
 
 MIB = 1 << 20
 SCATTERED = "rows have no long runs"

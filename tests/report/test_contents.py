@@ -12,8 +12,8 @@ from joblib import Parallel, delayed, parallel_config
 import skl_mmap
 from skl_mmap.exceptions import MeasurementError
 from skl_mmap.monitor import Measurement, Reading, SegmentRecord
-from skl_mmap.report import LiveReport, MemoryReport
-from skl_mmap.report._memory_report import _thin_out
+from skl_mmap.monitor._measure import _thin_out
+from skl_mmap.report import MemoryReport
 
 from .common import (
     FIRST,
@@ -210,7 +210,7 @@ def sum_rows(X: Any, start: int) -> float:
     return float(X[start:].sum())
 
 
-class TestLiveReport:
+class TestMeasurement:
     def test_a_block_is_shown_as_a_report(self) -> None:
         X = np.ones((1 << 18, 8))
         with skl_mmap.measure() as report:
@@ -218,7 +218,6 @@ class TestLiveReport:
             assert report._repr_html_().startswith("<pre>")
             with parallel_config(backend="mmap", n_jobs=2):
                 Parallel()(delayed(sum_rows)(X, start) for start in range(4))
-        assert isinstance(report, LiveReport)
         assert isinstance(report, Measurement)
         value = report.report("job", input_bytes=X.nbytes)
         assert isinstance(value, MemoryReport)
@@ -226,7 +225,7 @@ class TestLiveReport:
         assert value.peak_bytes == report.peak_bytes
         assert str(report) == str(report.report())
         assert str(report).startswith("Measured block: ")
-        assert repr(report).startswith("<LiveReport: peak ")
+        assert repr(report).startswith("<Measurement: peak ")
         assert MemoryReport.from_json(report.to_json()) == report.report()
         assert report._repr_html_() == report.report()._repr_html_()
         assert len(report.to_frame("records")) == len(report.tasks) > 0
@@ -235,7 +234,9 @@ class TestLiveReport:
         assert sum(h.n_bytes for h in value.holders) == report.peak_bytes
 
     def test_a_dead_sampler_leaves_a_report(self) -> None:
-        report = LiveReport(0.01, "committed", [make_record()], problem="It died.")
+        report = Measurement(0.01, "committed", MemoryReport)
+        report.take(make_record())
+        report.fail("It died.")
         assert "  note      It died." in str(report)
         assert "It died." in report._repr_html_()
         with pytest.raises(MeasurementError, match="no readings over time"):
@@ -243,9 +244,9 @@ class TestLiveReport:
 
     def test_no_report_before_the_end(self) -> None:
         with skl_mmap.measure() as report:
-            for show in (report.report, report.to_json, report.to_frame, report.plot):
+            for name in ("report", "to_json", "to_frame", "plot"):
                 with pytest.raises(MeasurementError, match="has not ended yet"):
-                    show()
+                    getattr(report, name)()
 
 
 def test_readings_without_workers() -> None:

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from skl_mmap.exceptions import MeasurementError
-from skl_mmap.monitor import Measurement, measure
-from skl_mmap.report import MemoryReport, TaskCost
+from skl_mmap.monitor import Measurement
+from skl_mmap.report import MemoryReport, TaskCost, measure
 
 from .common import MIB, SCATTERED, make_record, make_report
 
@@ -200,8 +200,8 @@ def test_measurements_become_reports() -> None:
         data[:: mmap.PAGESIZE] = b"x" * (len(data) // mmap.PAGESIZE)
         time.sleep(0.2)  # for some readings: a shorter peak may be missed
         with pytest.raises(MeasurementError, match="not ended"):
-            MemoryReport.from_measurement(measurement, "title", 5)
-    report = MemoryReport.from_measurement(measurement, "title", 5)
+            measurement.report("title", input_bytes=5)
+    report = measurement.report("title", input_bytes=5)
     assert report.peak_bytes == measurement.peak_bytes
     assert (report.peak_growth_bytes or 0) > 0.9 * len(data)
     assert report.wall_seconds == measurement.wall_seconds
@@ -209,8 +209,10 @@ def test_measurements_become_reports() -> None:
 
 
 def test_failed_measurements_become_reports_without_a_peak() -> None:
-    measurement = Measurement(0.01, "committed", [make_record()], problem="It died.")
-    report = MemoryReport.from_measurement(measurement, "title")
+    measurement = Measurement(0.01, "committed", MemoryReport)
+    measurement.take(make_record())
+    measurement.fail("It died.")
+    report = measurement.report("title")
     assert report.peak_bytes is report.baseline_bytes is report.wall_seconds is None
     assert report.notes == ("It died.",)
     assert report.mapped_bytes == 100 * MIB

@@ -20,9 +20,8 @@ from skl_mmap.exceptions import (
     MeasurementError,
 )
 from skl_mmap.report import MemoryReport
-from skl_mmap.report._chart import make_chart
-from skl_mmap.report._json import SCHEMA
-from skl_mmap.report._svg import color_of, find_ticks
+from skl_mmap.report._export import SCHEMA
+from skl_mmap.report._picture import color_of, find_ticks, make_chart
 
 from .common import (
     FIRST,

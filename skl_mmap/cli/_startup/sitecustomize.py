@@ -109,18 +109,17 @@ def _listen(settings: dict[str, Any]) -> None:
     file = settings["file"]
     start = settings["start_seconds"]
 
-    def write(item: object) -> None:
+    def write(record: object) -> None:
+        if isinstance(record, monitor.TaskRecord):
+            # The clock is the same in all processes.
+            end = time.perf_counter() - start
+            record = dataclasses.replace(record, end_seconds=end)
         # One write at the end of the file: threads and forks do not disturb each other.
         # A script that becomes a daemon closes whatever is open.
         with contextlib.suppress(OSError):
-            os.write(file, pickle.dumps(item))
+            os.write(file, pickle.dumps(record))
 
-    def write_task(record: monitor.TaskRecord) -> None:
-        # The clock is the same in all processes.
-        end = time.perf_counter() - start
-        write(dataclasses.replace(record, end_seconds=end))
-
-    monitor.listen(write_task, write, write)
+    monitor.listen(write)
 
 
 def _end_with_parent(parent_pid: int, root: str) -> None:
