@@ -10,7 +10,7 @@ from skl_mmap._units import format_bytes
 from skl_mmap.cli._errors import CommandError, ExitCode
 from skl_mmap.cli._options import add_job_options
 from skl_mmap.exceptions import SklMmapError
-from skl_mmap.files import FileInfo, describe_file
+from skl_mmap.files import FileInfo, file_info
 from skl_mmap.inputs._fold_costs import FoldCost, Layout, kfold_costs
 
 __all__ = ["add_parser", "run"]
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         If the file cannot be read.
     """
     try:
-        info = describe_file(arguments.path)
+        info = file_info(arguments.path)
     except SklMmapError as error:
         raise CommandError(str(error)) from error
     except OSError as error:
