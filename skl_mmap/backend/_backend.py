@@ -17,11 +17,13 @@ from joblib.parallel import (
 from loky.process_executor import ShutdownExecutorError
 
 from skl_mmap._compat import explicit_mmap_mode
+from skl_mmap.backend._calls import CallWatch
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._pool import get_executor
 from skl_mmap.backend._row_arguments import lighten_waiting
 from skl_mmap.backend._task import Task, unpack
 from skl_mmap.memory import Store
+from skl_mmap.monitor import is_measuring, publish
 
 __all__ = ["MmapBackend"]
 
@@ -86,6 +88,8 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     supports_retrieve_callback = True
     supports_inner_max_num_threads = True
+    # Class of an estimator that uses the backend without the user's doing.
+    owner = ""
 
     def __init__(
         self,
@@ -101,6 +105,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self._store: Store | None = None
         self._workers: Any = None
         self.parallel: Any = None
+        self._watch: CallWatch | None = None
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return how many tasks run at the same time; the rules of joblib's "loky"."""
@@ -153,11 +158,24 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             self._store = Store(placement, settings, can_adopt=can_adopt)
         else:
             store.next_call()
+        self._watch = None
+        if is_measuring() and self.parallel is not None:
+            self._watch = CallWatch(
+                self.parallel.n_jobs, options, self.inner_max_num_threads, self.owner
+            )
+
+    def stop_call(self) -> None:
+        """End a call: tell who measures what its tasks had in common."""
+        if self._watch is not None:
+            publish(self._watch.record())
+            self._watch = None
 
     def submit(self, func: Any, callback: Callable[[Any], None] | None = None) -> Any:
         """Send a batch of tasks to the workers."""
         if self._store is None:  # a late task of a call that was aborted
             self.start_call()
+        if self._watch is not None:
+            self._watch.see(func)
         options = self._call_options
         freed_bytes = lighten_waiting(self.parallel, options)
         task = Task(func, self._store, options, freed_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-__all__ = ["label_batch", "label_fold"]
+__all__ = ["label_batch", "label_fold", "label_task"]
 
 # Tasks that know better what they are pass this argument; see `skl_mmap.estimators`.
 _LABEL = "label"
@@ -27,7 +27,7 @@ def label_batch(batch: Any) -> str:
     # Arguments are of any class, and what asking them for an attribute does is up to
     # them. No task fails because of its name.
     with contextlib.suppress(Exception):
-        return ", ".join(dict.fromkeys(filter(None, map(_label_task, items))))
+        return ", ".join(dict.fromkeys(filter(None, map(label_task, items))))
     return ""
 
 
@@ -36,7 +36,8 @@ def label_fold(name: str, fold: int, n_splits: int) -> str:
     return f"{name}, fold {fold + 1} of {n_splits}"
 
 
-def _label_task(item: Any) -> str:
+def label_task(item: Any) -> str:
+    """Return the label of one task: (function, args, kwargs)."""
     _, args, kwargs = item
     label = kwargs.get(_LABEL)
     if isinstance(label, str):

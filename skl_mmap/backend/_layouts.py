@@ -27,7 +27,13 @@ import numpy.typing as npt
 from skl_mmap.memory import Conversion, Runs, find_runs
 from skl_mmap.monitor import note
 
-__all__ = ["InLayout", "describe_conversion", "with_columns", "with_layouts"]
+__all__ = [
+    "InLayout",
+    "describe_conversion",
+    "find_saved_conversion",
+    "with_columns",
+    "with_layouts",
+]
 
 # What they do with X: select rows, and hand them to the estimator or to a scorer.
 _FUNCTIONS = frozenset(
@@ -116,13 +122,9 @@ def with_columns(item: Any) -> Any:
     if X is None or X.conversion.order != "F":
         return item
     arguments = _bind(function, args, kwargs) or {}
-    train = arguments.get(_TRAIN)
-    if train is None:
+    if arguments.get(_TRAIN) is None:
         return item  # all rows, in the order that the estimator wants
-    runs = train.runs if hasattr(train, "runs") else _runs_of(train, len(X.array))
-    problem = why_not_by_column(X.shape, X.row_bytes, runs)
-    if arguments.get("return_train_score"):
-        problem = "train scores are computed from them as well"
+    problem, runs = _find_columns(arguments, X.shape, X.row_bytes)
     if problem or runs is None:
         note(f"train sets are copied into Fortran order by the estimator: {problem}")
         settled: Any = X._replace(conversion=X.conversion._replace(order="C"))
@@ -131,6 +133,43 @@ def with_columns(item: Any) -> Any:
     else:
         settled = X._replace(column_runs=tuple(map(tuple, runs.tolist())))
     return _replace(item, X, settled)
+
+
+def _find_columns(
+    arguments: dict[str, Any], shape: tuple[int, ...], itemsize: int
+) -> tuple[str | None, Runs | None]:
+    """Say why a train set is not selected column by column, and find its runs."""
+    train = arguments[_TRAIN]
+    runs = train.runs if hasattr(train, "runs") else _runs_of(train, shape[0])
+    problem = why_not_by_column(shape, itemsize, runs)
+    if arguments.get("return_train_score"):
+        problem = "train scores are computed from them as well"
+    return problem, runs
+
+
+def find_saved_conversion(item: Any, min_bytes: int) -> str:
+    """Name the layout, as "float32 C", that ``layouts="auto"`` would share with a task.
+
+    Empty where nobody knows without a probe, or where the estimator would convert its
+    train set nevertheless.
+    """
+    from skl_mmap.copies._known_layouts import find_layout
+
+    arguments = _bind(*item)
+    if arguments is None or not _is_convertible(arguments.get("X"), min_bytes):
+        return ""
+    X = arguments["X"]
+    selects_rows = arguments.get(_TRAIN) is not None
+    order = "C" if selects_rows else Conversion().order_of(X)
+    estimator = _estimator_of(arguments)
+    layout, _ = find_layout(estimator, X, None, order=order, probes=False)
+    if layout is None:
+        return ""
+    if selects_rows and layout.order == "F":
+        itemsize = np.dtype(layout.dtype).itemsize
+        if _find_columns(arguments, X.shape, itemsize)[0]:
+            return ""
+    return f"{layout.dtype} {layout.order}"
 
 
 def _runs_of(train: Any, n_rows: int) -> Runs | None:

@@ -47,7 +47,12 @@ _probed: dict[tuple[Any, ...], tuple[Layout | None, str]] = {}
 
 
 def find_layout(
-    estimator: Any, X: npt.NDArray[Any], y: Any, *, order: str
+    estimator: Any,
+    X: npt.NDArray[Any],
+    y: Any,
+    *,
+    order: str,
+    probes: bool = True,
 ) -> tuple[Layout | None, str]:
     """Find out to which layout an estimator converts X by itself.
 
@@ -61,6 +66,8 @@ def find_layout(
         The target.
     order : {"C", "F"}
         The order in which the estimator would get X, or rows of it.
+    probes : bool, default=True
+        Whether to probe an estimator that the table does not know.
 
     Returns
     -------
@@ -78,6 +85,8 @@ def find_layout(
         return None, "nothing is known about what takes X first"
     row = known_layouts().get(_name_of(type(consumer)))
     if row is None or not _has_default_words(consumer):
+        if not probes:
+            return None, "nothing is known about it without a probe"
         return _probe_once(consumer, X, y, order)
     layout = row.get(f"{X.dtype} {order}")
     if layout is None:

@@ -322,6 +322,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             adopt=self.adopt,
             min_bytes=self.min_bytes,
         )
+        backend.owner = type(self).__name__
         if is_small and self.n_jobs is None:
             return nullcontext()
         return under_backend(backend, self.n_jobs)

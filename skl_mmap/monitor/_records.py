@@ -118,11 +118,26 @@ class CallRecord:
         Number of workers as the user gave it: -1 for one for each core.
     options : mapping of str to str, int, float, bool or None
         Parameters of the backend that are not the defaults.
+    owner : str
+        Class of the estimator that has set the backend by itself; empty if the user
+        has, with ``parallel_config`` for example.
+    n_splits : int
+        Test sets that the tasks had; 0 if they do not say.
+    is_partition : bool or None
+        Whether no row was tested twice and each train set was all other rows, so that
+        `skl_mmap.arrange` can be used; None if the tasks do not say.
+    conversions : mapping of str to str
+        By the estimator of a task's label: the layout to which it converts X, if
+        ``layouts="auto"`` is known to save that.
     """
 
     backend: str
     n_jobs: int
     options: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    owner: str = field(default="", kw_only=True)
+    n_splits: int = field(default=0, kw_only=True)
+    is_partition: bool | None = field(default=None, kw_only=True)
+    conversions: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
 
 Record = TaskRecord | SegmentRecord | CallRecord | str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from skl_mmap.monitor import (
+    CallRecord,
     GroupReading,
     ProcessReading,
     ProcessSeries,
@@ -101,5 +102,13 @@ def make_full_report(**given: Any) -> MemoryReport:
         ),
         "group": GroupReading("/sys/x", 2, 60 * MIB, 320 * MIB, None, 512 * MIB, 1, 0),
         "sampling": SamplingCost(0.01, 390, 0.0005, 0.2, 3 * MIB),
+        "calls": (
+            CallRecord(
+                *("mmap", 2, {"row_order": "any"}),
+                n_splits=2,
+                is_partition=True,
+                conversions={"Lasso": "float64 F"},
+            ),
+        ),
     }
     return MemoryReport(**{**defaults, **given})

@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skl_mmap.exceptions import (
     FileFormatError,
@@ -35,6 +37,18 @@ from .common import (
     make_series,
 )
 
+OTHER_VALUES = (None, True, 1, 0.5, "text", [], [1], {}, {"a": 1}, [{}])
+
+
+def list_places(content: Any) -> Iterator[tuple[Any, ...]]:
+    """List all places in what JSON holds, but the version that is looked at first."""
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in items:
+        if key not in ("kind", "schema"):
+            yield (key,)
+            if isinstance(value, dict | list):
+                yield from ((key, *rest) for rest in list_places(value))
+
 
 class TestJson:
     @pytest.mark.parametrize(
@@ -52,7 +66,7 @@ class TestJson:
         for source in (text, path, str(path)):
             again = MemoryReport.from_json(source)
             assert again == report
-            assert hash(type(again.timeline)) == hash(type(report.timeline))
+            assert type(again.timeline) is type(report.timeline)
             assert [r.end_seconds for r in again.records] == [
                 r.end_seconds for r in report.records
             ]
@@ -90,6 +104,27 @@ class TestJson:
         content = {**json.loads(make_full_report().to_json()), **changes}
         with pytest.raises(FileFormatError, match=message):
             MemoryReport.from_json(json.dumps(content))
+
+    @given(st.data())
+    def test_values_of_a_wrong_type_are_refused(self, data: st.DataObject) -> None:
+        content = json.loads(make_full_report().to_json())
+        places = list(list_places(content))
+        *path, last = data.draw(st.sampled_from(places), label="place")
+        owner = content
+        for key in path:
+            owner = owner[key]
+        before = owner[last]
+        others = [v for v in OTHER_VALUES if type(v) is not type(before)]
+        owner[last] = data.draw(st.sampled_from(others), label="value")
+        try:
+            report = MemoryReport.from_json(json.dumps(content))
+        except FileFormatError:
+            return
+        # What may be missing, and whole numbers for others, are as good as before.
+        assert owner[last] is None or type(before) in (float, type(None))
+        for show in (str, MemoryReport._repr_html_, MemoryReport.to_json):
+            show(report)
+        report.to_frame("records")
 
     def test_other_files(self, tmp_path: Path) -> None:
         path = tmp_path / "report.json"

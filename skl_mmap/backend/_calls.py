@@ -1,0 +1,151 @@
+"""Facts about a parallel call that its report needs to give advice.
+
+Tasks are looked at in this process, before they are sent, while somebody measures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import weakref
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from skl_mmap.backend._labels import label_task
+from skl_mmap.backend._layouts import find_saved_conversion
+from skl_mmap.backend._options import Options
+from skl_mmap.memory import index_of_runs
+from skl_mmap.monitor import CallRecord
+
+# These cannot be written into a line of code.
+_NOT_WRITTEN = frozenset({"initializer", "initargs"})
+
+
+class CallWatch:
+    """Looks at the tasks of one call, and says in a record what they have in common.
+
+    Parameters
+    ----------
+    n_jobs : int
+        As the user gave it.
+    options : Options
+        Those of the call.
+    threads : int or None
+        Threads that BLAS and OpenMP may use in each worker; None if not limited.
+    owner : str
+        Class that has set the backend by itself; empty if the user has.
+    """
+
+    def __init__(
+        self, n_jobs: int, options: Options, threads: int | None, owner: str
+    ) -> None:
+        self._n_jobs = n_jobs
+        self._options = options
+        self._threads = threads
+        self._owner = owner
+        self._folds = _Folds()
+        self._conversions: dict[str, str] = {}
+
+    def see(self, batch: Any) -> None:
+        """Look at a batch: joblib's ``BatchedCalls``; anything else tells nothing."""
+        items = getattr(batch, "items", None)
+        for item in items if isinstance(items, list) else ():
+            function, args, kwargs = item
+            try:
+                signature = inspect.signature(inspect.unwrap(function))
+                arguments = signature.bind_partial(*args, **kwargs).arguments
+            except (TypeError, ValueError):  # no signature, or another one
+                continue
+            train, test = arguments.get("train"), arguments.get("test")
+            shape = getattr(arguments.get("X"), "shape", None)
+            if train is not None and test is not None and shape:
+                self._folds.see(train, test, int(shape[0]))
+            name = label_task(item).partition(", ")[0]
+            if name and name not in self._conversions and self._is_convertible():
+                self._conversions[name] = find_saved_conversion(
+                    item, self._options.min_bytes or 0
+                )
+
+    def _is_convertible(self) -> bool:
+        return self._options.layouts == "given" and self._options.min_bytes is not None
+
+    def record(self) -> CallRecord:
+        """Return what was seen."""
+        default = Options()
+        options = {
+            field.name: value
+            for field in dataclasses.fields(Options)
+            if field.name not in _NOT_WRITTEN
+            and (value := getattr(self._options, field.name))
+            != getattr(default, field.name)
+        }
+        if self._threads is not None:
+            options["inner_max_num_threads"] = self._threads
+        simple = (str, int, float, bool, type(None))
+        return CallRecord(
+            "mmap",
+            self._n_jobs,
+            {k: v if isinstance(v, simple) else str(v) for k, v in options.items()},
+            owner=self._owner,
+            n_splits=self._folds.n_splits,
+            is_partition=self._folds.is_partition,
+            conversions={k: v for k, v in self._conversions.items() if v},
+        )
+
+
+class _Folds:
+    """Finds out if the splits of a call can be arranged, as `skl_mmap.arrange` asks.
+
+    They can if no row is tested twice, and each train set is all rows that its test set
+    is not. Takes a byte and some passes over the indices for each row and split.
+    """
+
+    def __init__(self) -> None:
+        self.n_splits = 0
+        self.is_partition: bool | None = None
+        # Searches send the same sets, as arrays or as runs, for each candidate.
+        self._known: dict[int, weakref.ref[Any]] = {}
+        self._hashes: set[int] = set()
+        self._is_tested: npt.NDArray[np.bool_] | None = None
+
+    def see(self, train: Any, test: Any, n_rows: int) -> None:
+        known = self._known.get(id(test))
+        if known is not None and known() is test:
+            return
+        if type(test) is np.ndarray:
+            self._known[id(test)] = weakref.ref(test)
+        try:
+            tested = _as_mask(test, n_rows)
+            key = hash(tested.tobytes())
+            if key in self._hashes:
+                return
+            self._hashes.add(key)
+            self.n_splits += 1
+            if self.is_partition is not False:
+                self.is_partition = self._is_part(_as_mask(train, n_rows), tested)
+        except (IndexError, TypeError, ValueError):
+            self.is_partition = False
+
+    def _is_part(
+        self, trained: npt.NDArray[np.bool_], tested: npt.NDArray[np.bool_]
+    ) -> bool:
+        if self._is_tested is None:
+            self._is_tested = np.zeros(len(tested), dtype=bool)
+        is_complement = bool(np.all(trained != tested))
+        is_first = not np.any(self._is_tested & tested)
+        self._is_tested |= tested
+        return is_complement and is_first
+
+
+def _as_mask(rows: Any, n_rows: int) -> npt.NDArray[np.bool_]:
+    """Return a mask of rows; ValueError where one is there twice."""
+    rows = index_of_runs(rows.runs) if hasattr(rows, "runs") else np.asarray(rows)
+    if rows.dtype == bool and rows.shape == (n_rows,):
+        return np.asarray(rows)
+    mask = np.zeros(n_rows, dtype=bool)
+    mask[rows] = True
+    if np.count_nonzero(mask) != len(rows):
+        raise ValueError("a row is there twice")
+    return mask

@@ -1,0 +1,137 @@
+"""What a parallel call tells those who measure it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from joblib import Parallel, delayed, parallel_config
+from sklearn.base import clone
+from sklearn.linear_model import Lasso, Ridge
+from sklearn.model_selection import (
+    GridSearchCV,
+    KFold,
+    RepeatedKFold,
+    ShuffleSplit,
+    TimeSeriesSplit,
+    cross_validate,
+)
+from sklearn.tree import DecisionTreeRegressor
+
+import skl_mmap
+from skl_mmap.copies import Layout, _known_layouts
+from skl_mmap.monitor import CallRecord
+
+from .common import use_mmap
+
+X = np.random.default_rng(0).random((4096, 8))
+y = X.sum(axis=1)
+
+
+def watch(estimator: Any, cv: Any, **parameters: Any) -> CallRecord:
+    """Cross-validate under the backend, and return what its call has told."""
+    with skl_mmap.measure() as report, use_mmap(**parameters):
+        cross_validate(estimator, X, y, cv=cv)
+    [call] = report.calls
+    return call
+
+
+def test_options_are_those_that_are_no_defaults() -> None:
+    call = watch(Ridge(), 2, row_order="any", inner_max_num_threads=1)
+    assert (call.backend, call.n_jobs, call.owner) == ("mmap", 2, "")
+    assert call.options == {
+        "min_bytes": 1,
+        "row_order": "any",
+        "inner_max_num_threads": 1,
+    }
+    with skl_mmap.measure() as report, parallel_config("mmap", n_jobs=-1):
+        if skl_mmap.backend.MmapBackend().effective_n_jobs(-1) > 1:
+            cross_validate(Ridge(), X, y, cv=2)
+            assert report.calls == [
+                CallRecord("mmap", -1, n_splits=2, is_partition=True)
+            ]
+
+
+@pytest.mark.parametrize(
+    ("cv", "n_splits", "is_partition"),
+    [
+        (KFold(3), 3, True),
+        (KFold(3, shuffle=True), 3, True),
+        (ShuffleSplit(3), 3, False),
+        (RepeatedKFold(n_splits=2, n_repeats=2), 4, False),
+        (TimeSeriesSplit(2), 2, False),
+    ],
+    ids=["KFold", "shuffled", "ShuffleSplit", "RepeatedKFold", "TimeSeriesSplit"],
+)
+def test_folds_that_can_be_arranged(cv: Any, n_splits: int, is_partition: bool) -> None:
+    call = watch(Ridge(), cv)
+    assert (call.n_splits, call.is_partition) == (n_splits, is_partition)
+    if is_partition:
+        skl_mmap.arrange(X, y, cv=cv)
+    else:
+        with pytest.raises(skl_mmap.exceptions.InvalidParameterError):
+            skl_mmap.arrange(X, y, cv=cv)
+
+
+def test_each_split_of_a_search_counts_once() -> None:
+    search = GridSearchCV(Ridge(), {"alpha": [1.0, 2.0, 3.0]}, cv=KFold(4))
+    with skl_mmap.measure() as report, use_mmap():
+        clone(search).fit(X, y)
+    [call] = report.calls
+    assert (call.n_splits, call.is_partition) == (4, True)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "parameters", "conversions"),
+    [
+        (DecisionTreeRegressor(), {}, {"DecisionTreeRegressor": "float32 C"}),
+        (DecisionTreeRegressor(), {"layouts": "auto"}, {}),
+        (DecisionTreeRegressor(), {"min_bytes": None}, {}),
+        (Ridge(), {}, {}),
+    ],
+)
+def test_estimators_that_are_known_to_convert(
+    estimator: Any, parameters: dict[str, Any], conversions: dict[str, str]
+) -> None:
+    assert watch(estimator, 3, **parameters).conversions == conversions
+
+
+def test_columns_are_worth_a_conversion_if_they_can_be_mapped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = f"{Lasso.__module__}.Lasso"
+    table = {name: {"float64 C": Layout("float64", "F")}}
+    monkeypatch.setattr(_known_layouts, "known_layouts", lambda: table)
+    assert watch(Lasso(), 2).conversions == {"Lasso": "float64 F"}
+    # Folds of 1365 rows do not fill whole pages: Lasso would convert each of them.
+    assert watch(Lasso(), 3).conversions == {}
+
+
+def total(values: Any) -> float:
+    return float(np.sum(values))
+
+
+def test_tasks_of_others_tell_nothing_about_folds() -> None:
+    with skl_mmap.measure() as report, use_mmap():
+        Parallel()(delayed(total)(X) for _ in range(3))
+        Parallel()(delayed(total)(X) for _ in range(3))
+    [call] = report.calls
+    assert (call.n_splits, call.is_partition, call.conversions) == (0, None, {})
+
+
+def test_nothing_is_told_while_nobody_measures() -> None:
+    with use_mmap():
+        cross_validate(Ridge(), X, y, cv=2)
+        with skl_mmap.measure() as report:
+            pass
+    assert report.calls == []
+
+
+def test_estimators_that_set_the_backend_are_named() -> None:
+    model = skl_mmap.Memmapped(
+        GridSearchCV(Ridge(), {"alpha": [1.0]}, cv=2), n_jobs=2, min_bytes=1
+    )
+    report = model.fit(X, y).report_
+    assert report is not None
+    assert [call.owner for call in report.calls] == ["Memmapped"]
