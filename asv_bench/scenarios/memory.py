@@ -15,7 +15,7 @@ from scenarios.estimators import NullRegressor, TimedSGDRegressor, count_overlap
 from scenarios.pools import warm
 from scenarios.rows import Row, Settings, call_in_child
 from skl_mmap import measure
-from skl_mmap.cli._demo_data import make_friedman
+from skl_mmap.cli._work import make_friedman
 
 __all__ = [
     "adopt_any",

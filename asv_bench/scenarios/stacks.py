@@ -21,7 +21,7 @@ from sklearn.tree import DecisionTreeRegressor
 from scenarios.pools import warm
 from scenarios.rows import Row, Settings, call_in_child
 from skl_mmap import Memmapped, measure
-from skl_mmap.cli._demo_data import make_friedman
+from skl_mmap.cli._work import make_friedman
 
 __all__ = ["friedman_stack", "pipelines", "small_fit", "unequal_stack"]
 

@@ -10,7 +10,7 @@ from sklearn.model_selection import KFold, cross_validate
 from scenarios.estimators import TimedSGDRegressor
 from scenarios.pools import warm
 from skl_mmap import measure
-from skl_mmap.cli._demo_data import make_friedman
+from skl_mmap.cli._work import make_friedman
 
 __all__ = ["N_JOBS", "timeline"]
 

@@ -15,7 +15,7 @@ from sklearn.model_selection import KFold, cross_validate
 
 from scenarios.pools import warm
 from scenarios.rows import Row, Settings, call_in_child
-from skl_mmap.cli._demo_data import make_friedman
+from skl_mmap.cli._work import make_friedman
 from skl_mmap.memory import Placement, Store
 from skl_mmap.memory import Settings as MappingSettings
 

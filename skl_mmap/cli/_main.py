@@ -1,4 +1,7 @@
-"""The parser of ``skl-mmap``, and how errors become exit codes."""
+"""The parser of ``skl-mmap``, and how errors become exit codes.
+
+``skl-mmap completion`` is here as well: it describes the parser to a shell.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,25 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from skl_mmap import __version__
-from skl_mmap.cli import _bench, _check, _completion, _demo, _info, _run
-from skl_mmap.cli._errors import CommandError, ExitCode
+from skl_mmap.cli import _bench, _check, _demo, _info, _run
+from skl_mmap.cli._command import (
+    CommandError,
+    ExitCode,
+    add_subcommand,
+    describe_exit_codes,
+    exit_code_of,
+)
+from skl_mmap.exceptions import SklMmapError
 
-__all__ = ["main"]
+_SHELLS = ("bash", "zsh", "fish")
+# What stands for a file where an option or an argument is described.
+_FILE_METAVARS = frozenset({"PATH", "SCRIPT"})
+_COMPLETION = """\
+Prints a script that lets a shell complete subcommands, options and their values:
 
-_EPILOG = """\
-exit codes:
-  0    done, and every check held
-  1    a check failed: results differ between backends
-  2    an option cannot be used
-  3    cannot run: a missing package, too little memory, a process that died
-  130  interrupted (Ctrl-C)
-  141  nobody reads the output any more
+  bash   skl-mmap completion bash > ~/.local/share/bash-completion/completions/skl-mmap
+  zsh    skl-mmap completion zsh > FOLDER/_skl-mmap    (FOLDER is one of $fpath)
+  fish   skl-mmap completion fish > ~/.config/fish/completions/skl-mmap.fish
 """
 
 
@@ -33,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="skl-mmap",
         description="Memory-neutral parallel jobs for scikit-learn.",
-        epilog=_EPILOG,
+        epilog=describe_exit_codes(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -42,12 +51,17 @@ def make_parser() -> argparse.ArgumentParser:
     subcommands = parser.add_subparsers(
         title="subcommands", dest="subcommand", metavar="SUBCOMMAND", required=True
     )
-    _demo.add_parser(subcommands, epilog=_EPILOG)
-    _info.add_parser(subcommands, epilog=_EPILOG)
-    _run.add_parser(subcommands)
-    _check.add_parser(subcommands)
-    _bench.add_parser(subcommands, epilog=_EPILOG)
-    _completion.add_parser(subcommands, whole=parser, epilog=_EPILOG)
+    for module in (_demo, _info, _run, _check, _bench):
+        module.add_parser(subcommands)
+    completion = add_subcommand(
+        subcommands,
+        "completion",
+        _complete,
+        help="print a script that lets a shell complete this command",
+        description=_COMPLETION,
+    )
+    completion.set_defaults(whole=parser)
+    completion.add_argument("shell", choices=_SHELLS, help="which shell")
     return parser
 
 
@@ -74,9 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             exit_code = int(arguments.run(arguments))
             sys.stdout.flush()
             return exit_code
-    except CommandError as error:
+    except SklMmapError as error:
         print(f"skl-mmap {arguments.subcommand}: error: {error}", file=sys.stderr)
-        return error.exit_code
+        return exit_code_of(error)
     except BrokenPipeError:
         # Whoever read the output wants no more of it: head, or a pager that was left.
         # What is still buffered must not be tried again when Python ends.
@@ -105,3 +119,29 @@ def _ending_in_order() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _complete(arguments: argparse.Namespace) -> int:
+    """Print what a shell needs to complete the command line."""
+    try:
+        import shtab
+    except ImportError as error:
+        raise CommandError(
+            "completion needs the package shtab, which is not installed. It comes "
+            "with the extra: pip install 'skl-mmap[completion]'."
+        ) from error
+    for action in _list_actions(arguments.whole):
+        if action.metavar in _FILE_METAVARS:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(arguments.whole, arguments.shell))
+    return ExitCode.OK
+
+
+def _list_actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """List what a parser and its subparsers take."""
+    # No public name, and the only way to the subparsers.
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                yield from _list_actions(subparser)

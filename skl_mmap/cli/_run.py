@@ -5,73 +5,276 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import IO, Any
 
-from skl_mmap.cli._errors import CommandError, ExitCode
-from skl_mmap.cli._options import add_backend_options, integer, own_parameters
-from skl_mmap.cli._run_report import Comparison, ScriptRun, find_difference
-from skl_mmap.cli._script import ScriptSpec, run_script
-from skl_mmap.cli._write_report import check_report_path, write_report
-
-__all__ = ["add_parser", "run"]
+from skl_mmap import MemoryReport, __version__
+from skl_mmap._tables import format_table
+from skl_mmap._units import format_bytes
+from skl_mmap.cli._command import (
+    CommandError,
+    ExitCode,
+    add_choice,
+    add_numbers,
+    add_subcommand,
+    cannot_be_read,
+)
+from skl_mmap.cli._console import Rows, show
+from skl_mmap.cli._script import ScriptResult, ScriptSpec, run_script
 
 _STDERR = 2
 _COMPARED = ("loky", "mmap")
+_MAX_CHARACTERS = 80
+_SUFFIXES = (".html", ".json")
+# Options of the backend "mmap": their values, the first one the default, and what for.
+_BACKEND_OPTIONS = {
+    "row_order": (
+        ("exact", "any"),
+        "of train rows under mmap: as in other backends, or what saves most memory",
+    ),
+    "layouts": (
+        ("given", "auto"),
+        "of X under mmap: as it is, or one converted copy for all that need it",
+    ),
+}
+_NO_TASKS = (
+    "no task ran in a worker: nothing in the script is parallel, or it gives no "
+    "n_jobs, or backends of its own. --n-jobs 4 sets n_jobs where the script does not."
+)
 _DESCRIPTION = """\
 Runs a Python script as python itself would, but with "mmap" as the backend of all
 parallel jobs that name none, and says on stderr what they have cost in memory.
 
 What the script says itself holds: its backends, its n_jobs, its row_order.
 """
-_EXIT_CODES = """\
-exit codes:
-  the script's own, or 128 and the number of the signal that has ended it: 137 for
-  SIGKILL, which is often the kernel's answer to too little memory; and
-  0    with --compare: both runs ended with 0, and wrote the same to stdout
-  1    with --compare: they wrote different things; or the script has a syntax error
-  2    an option cannot be used, or there is no such script
-  3    cannot run: the memory cannot be measured, a report cannot be written
-  130  interrupted (Ctrl-C)
-  141  nobody reads the output any more
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{title}</title></head>
+<body>
+{body}
+</body>
+</html>
 """
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptRun:
+    """One run of a script.
+
+    Attributes
+    ----------
+    command : str
+        The script and its arguments, as one would write them.
+    backend : str
+        joblib's backend where the script names none.
+    exit_code : int
+        As a shell gives it.
+    signal_name : str or None
+        The signal that has ended it, None if none has.
+    report : MemoryReport
+        What it has cost, the start of its interpreter included.
+    """
+
+    command: str
+    backend: str
+    exit_code: int
+    signal_name: str | None
+    report: MemoryReport
+
+    @classmethod
+    def from_result(cls, result: ScriptResult) -> ScriptRun:
+        """Make a run of how a script has ended."""
+        command = shlex.join(result.spec.command)
+        title = f"{command} with the backend {result.spec.backend}"
+        report = result.measurement.report(title)
+        if result.spec.backend != "mmap":
+            note = f"{result.spec.backend} does not say what its tasks have cost"
+            report = replace(report, notes=(*report.notes, note))
+        return cls(
+            command=command,
+            backend=result.spec.backend,
+            exit_code=result.exit_code,
+            signal_name=result.signal_name,
+            report=report,
+        )
+
+    @property
+    def hints(self) -> tuple[str, ...]:
+        """What a user should know who looks at the exit code or at the report."""
+        if self.signal_name is not None:
+            return (f"the script was ended by {self._explain_signal()}",)
+        if self.exit_code:
+            return (f"the script ended with exit code {self.exit_code}.",)
+        if self.backend == "mmap" and not self.report.records:
+            return (_NO_TASKS,)
+        return ()
+
+    def _explain_signal(self) -> str:
+        text = f"{self.signal_name} (exit code {self.exit_code})"
+        if self.signal_name != "SIGKILL":
+            return f"{text}."
+        peak = self.report.peak_bytes
+        held = f" It held {format_bytes(peak)} at its peak." if peak else ""
+        return (
+            f"{text}, often the kernel's answer to too little memory.{held} "
+            "Fewer workers (n_jobs) and --row-order any need less."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it, as JSON can hold it."""
+        return {
+            "version": __version__,
+            "command": self.command,
+            "backend": self.backend,
+            "exit_code": self.exit_code,
+            "signal": self.signal_name,
+            "remarks": list(self.hints),
+            "peak_growth_bytes": self.report.peak_growth_bytes,
+            "report": json.loads(self.report.to_json()),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first line in which two outputs differ: its number from 1, and both texts.
+
+    A text is shortened, and empty where an output has ended.
+    """
+
+    line: int
+    texts: tuple[str, str]
+
+
+def find_difference(first: IO[bytes], second: IO[bytes]) -> Difference | None:
+    """Compare two files from their starts, line by line; None if they are equal."""
+    first.seek(0)
+    second.seek(0)
+    line = 1
+    while True:
+        one, other = first.readline(), second.readline()
+        if one != other:
+            return Difference(line, (_shorten(one), _shorten(other)))
+        if not one:
+            return None
+        line += 1
+
+
+def _shorten(line: bytes) -> str:
+    text = line.decode(errors="replace").rstrip("\n")
+    is_long = len(text) > _MAX_CHARACTERS
+    return f"{text[: _MAX_CHARACTERS - 3]}..." if is_long else text
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The same script under two backends, and where its two outputs differ."""
+
+    runs: Sequence[ScriptRun]
+    difference: Difference | None
+
+    @property
+    def exit_code(self) -> int:
+        """The first exit code that is not 0, 1 if the outputs differ, 0 otherwise."""
+        codes = [run.exit_code for run in self.runs if run.exit_code]
+        return codes[0] if codes else int(self.difference is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it, as JSON can hold it."""
+        return {
+            "version": __version__,
+            "command": self.runs[0].command,
+            "stdout_equal": self.difference is None,
+            "difference": None
+            if self.difference is None
+            else {"line": self.difference.line, "texts": list(self.difference.texts)},
+            "conclusion": self._conclude(),
+            "runs": [run.to_dict() for run in self.runs],
+        }
+
+    def to_html(self) -> str:
+        """Return it as HTML, to be put into a page."""
+        plain = "\n".join([format_table(self.to_rows()), *self.to_texts()])
+        reports = "\n".join(run.report._repr_html_() for run in self.runs)
+        return f"<pre>{escape(plain)}</pre>\n{reports}"
+
+    def to_texts(self) -> list[str]:
+        """Say what the table means, below an empty line."""
+        hints = [f"{run.backend}: {hint}" for run in self.runs for hint in run.hints]
+        return ["", self._conclude(), *hints]
+
+    def to_rows(self) -> Rows:
+        """Make a table of the runs."""
+        rows = [["backend", "peak above start", "seconds", "exit code", "stdout"]]
+        for run in self.runs:
+            growth, seconds = run.report.peak_growth_bytes, run.report.wall_seconds
+            rows.append(
+                [
+                    run.backend,
+                    "unknown" if growth is None else format_bytes(growth),
+                    "unknown" if seconds is None else f"{seconds:.2f}",
+                    str(run.exit_code),
+                    "equal" if self.difference is None else "differs",
+                ]
+            )
+        return rows
+
+    def _conclude(self) -> str:
+        """Say in one sentence what the figures mean."""
+        first, second = self.runs
+        names = f"{first.backend} and {second.backend}"
+        if self.difference is not None:
+            one, other = self.difference.texts
+            return (
+                f"stdout differs between {names} from line {self.difference.line} on: "
+                f"{one!r} and {other!r}."
+            )
+        peaks = first.report.peak_growth_bytes, second.report.peak_growth_bytes
+        if not all(peaks):
+            return f"stdout is equal under {names}."
+        saved = (peaks[0] or 0) - (peaks[1] or 0)
+        return (
+            f"{second.backend} needed {format_bytes(abs(saved))} "
+            f"{'less' if saved >= 0 else 'more'} than {first.backend} at the peak, "
+            f"{(peaks[1] or 0) / (peaks[0] or 1):.2f} times as much; stdout is equal."
+        )
 
 
 def add_parser(subcommands: Any) -> None:
     """Add the parser of ``run`` to those of the other subcommands."""
-    parser = subcommands.add_parser(
+    parser = add_subcommand(
+        subcommands,
         "run",
+        run,
         help="run a script with the backend, and say what it has cost",
         usage="%(prog)s [options] (SCRIPT | -m MODULE) [ARGUMENT ...]",
         description=_DESCRIPTION,
-        epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
-    parser.add_argument(
+    add_choice(
+        parser,
         "--backend",
-        choices=("mmap", "loky", "threading"),
-        default="mmap",
-        help="joblib's backend where the script names none (default: mmap)",
+        ("mmap", "loky", "threading"),
+        "joblib's backend where the script names none",
     )
     parser.add_argument(
         "--compare",
         action="store_true",
         help="run the script under loky and under mmap, without stdin, and compare",
     )
-    parser.add_argument(
-        "--n-jobs",
-        type=integer(at_least=1),
-        metavar="N",
-        help="number of workers where the script gives none (default: joblib's, 1)",
-    )
-    add_backend_options(parser)
+    text = "number of workers where the script gives none (default: joblib's, 1)"
+    add_numbers(parser, ("--n-jobs", 1, None, text))
+    for name, (values, text) in _BACKEND_OPTIONS.items():
+        add_choice(parser, f"--{name.replace('_', '-')}", values, text)
     parser.add_argument(
         "-o",
         "--output",
@@ -100,38 +303,29 @@ def add_parser(subcommands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run a script.
-
-    Parameters
-    ----------
-    arguments : argparse.Namespace
-        The parsed options.
-
-    Returns
-    -------
-    int
-        The exit code of the script, or of the comparison.
+    """Run a script, and return its exit code, or that of the comparison.
 
     Raises
     ------
-    CommandError
-        If there is no such script, or its report cannot be written.
+    SklMmapError
+        If there is no such script, its memory cannot be measured, or its report cannot
+        be written.
     """
     command = _read_command(arguments)
-    check_report_path(arguments.output)
+    _check_output(arguments.output)
     if arguments.compare:
         return _compare(command, arguments)
     spec = _make_spec(command, arguments.backend, arguments)
     result = run_script(spec, stdout=_STDERR if arguments.json else None)
     script_run = ScriptRun.from_result(result)
+    report = script_run.report
     if arguments.json:
         print(json.dumps(script_run.to_dict(), indent=2))
     else:
-        print(script_run.report, file=sys.stderr)
-    if arguments.output is not None:
-        write_report(arguments.output, script_run.report, script_run.report.title)
-    for remark in script_run.remarks:
-        print(f"skl-mmap run: {remark}", file=sys.stderr)
+        print(report, file=sys.stderr)
+    _write(arguments.output, report.title, report._repr_html_(), report.to_json())
+    for hint in script_run.hints:
+        print(f"skl-mmap run: {hint}", file=sys.stderr)
     return script_run.exit_code
 
 
@@ -144,19 +338,21 @@ def _compare(command: tuple[str, ...], arguments: argparse.Namespace) -> int:
             print(f"skl-mmap run: under {backend}", file=sys.stderr)
             spec = _make_spec(command, backend, arguments)
             result = run_script(spec, stdin=subprocess.DEVNULL, stdout=output)
-            _show(output)
+            _copy_to_stderr(output)
             runs.append(ScriptRun.from_result(result))
             if runs[-1].exit_code == ExitCode.INTERRUPTED:
                 raise KeyboardInterrupt
         comparison = Comparison(runs, find_difference(*outputs))
-    print(json.dumps(comparison.to_dict(), indent=2) if arguments.json else comparison)
-    if arguments.output is not None:
-        write_report(arguments.output, comparison, runs[0].command)
+    text = json.dumps(comparison.to_dict(), indent=2)
+    if arguments.json:
+        print(text)
+    else:
+        show(comparison.to_rows(), *comparison.to_texts())
+    _write(arguments.output, runs[0].command, comparison.to_html(), text)
     return comparison.exit_code
 
 
-def _show(output: IO[bytes]) -> None:
-    """Copy what a script wrote to stdout to stderr."""
+def _copy_to_stderr(output: IO[bytes]) -> None:
     output.seek(0)
     with open(_STDERR, "wb", closefd=False) as stderr:
         shutil.copyfileobj(output, stderr)
@@ -165,18 +361,16 @@ def _show(output: IO[bytes]) -> None:
 def _make_spec(
     command: tuple[str, ...], backend: str, arguments: argparse.Namespace
 ) -> ScriptSpec:
-    parameters = own_parameters(arguments) if backend == "mmap" else {}
+    parameters = {
+        name: getattr(arguments, name)
+        for name, (values, _) in _BACKEND_OPTIONS.items()
+        if backend == "mmap" and getattr(arguments, name) != values[0]
+    }
     return ScriptSpec(command, backend, arguments.n_jobs, parameters)
 
 
 def _read_command(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Return what follows ``python``.
-
-    Raises
-    ------
-    CommandError
-        If there is nothing to run, or it cannot be run.
-    """
+    """Return what follows ``python``, once it is clear that it can be run."""
     if arguments.module is not None:
         if not arguments.module:
             raise CommandError(
@@ -211,11 +405,7 @@ def _check_script(name: str) -> None:
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise CommandError(
-            f"{name} cannot be read ({error.strerror or error}). Check its "
-            "permissions.",
-            ExitCode.USAGE,
-        ) from error
+        raise cannot_be_read(name, error) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python will give them when it runs it
@@ -225,4 +415,40 @@ def _check_script(name: str) -> None:
         raise CommandError(
             f"{name} is no valid Python, so nothing was run.\n{text}",
             ExitCode.CHECK_FAILED,
+        ) from error
+
+
+def _check_output(path: str | None) -> None:
+    """Refuse the path of a report before any work is done for it."""
+    if path is None:
+        return
+    if Path(path).suffix not in _SUFFIXES:
+        raise CommandError(
+            f"{path!r} does not say in which format to write the report. "
+            f"Pass a name that ends with {' or '.join(_SUFFIXES)}.",
+            ExitCode.USAGE,
+        )
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise CommandError(
+            f"{path!r} cannot be written, since there is no folder {str(folder)!r}. "
+            "Make it first.",
+            ExitCode.USAGE,
+        )
+
+
+def _write(path: str | None, title: str, html: str, json_text: str) -> None:
+    """Write a report to a file, if one was asked for; its suffix is the format."""
+    if path is None:
+        return
+    if Path(path).suffix == ".json":
+        text = json.dumps(json.loads(json_text), indent=2) + "\n"
+    else:
+        text = _PAGE.format(title=escape(title), body=html)
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(
+            f"{path} cannot be written ({error.strerror or error}), so the report is "
+            "lost. Check the folder's permissions and the room on its disk."
         ) from error

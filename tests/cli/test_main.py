@@ -7,25 +7,12 @@ import pytest
 
 import skl_mmap
 from skl_mmap.cli import _demo, main
-from skl_mmap.cli._errors import CommandError, ExitCode
+from skl_mmap.cli._command import CommandError, ExitCode
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"skl-mmap {skl_mmap.__version__}\n"
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], *([name, "--help"] for name in ("demo", "info", "bench"))],
-)
-def test_help_documents_the_exit_codes(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(arguments) == 0
-    text = capsys.readouterr().out
-    assert "exit codes:" in text
-    assert all(f"\n  {code.value} " in text for code in ExitCode)
 
 
 def test_a_subcommand_is_required(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,15 +53,6 @@ def test_errors_become_exit_codes_and_one_line(
     output = capsys.readouterr()
     assert output.err.endswith(text)
     assert output.out == ""
-
-
-@pytest.mark.parametrize("name", ["run", "check"])
-def test_subcommands_with_exit_codes_of_their_own_document_them(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([name, "--help"]) == 0
-    text = capsys.readouterr().out
-    assert all(f"\n  {code.value} " in text for code in ExitCode)
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:

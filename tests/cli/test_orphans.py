@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from skl_mmap.cli._orphans import adopting_orphans
+from skl_mmap.cli._script import adopting_orphans
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux lets a process adopt orphans"

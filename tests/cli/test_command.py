@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from skl_mmap.cli._options import Size, choices, integer, size
+from skl_mmap.cli._command import Size, choices, integer, size
 
 
 def test_a_plain_number_is_a_number_of_rows() -> None:
