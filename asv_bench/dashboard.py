@@ -21,8 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from web.assets import AssetError, fetch_assets, use_assets
-from web.check import describe, look_at_graph
-from web.chromium import ChromiumError, find_chromium
+from web.check import ChromiumError, describe, find_chromium, look_at_graph
 from web.server import make_server
 
 FOLDER = Path(__file__).resolve().parent
@@ -124,6 +123,8 @@ def check(screenshot: Path | None) -> bool:
     ------
     DashboardError
         If there is no Chromium.
+    ChromiumError
+        If there is no playwright to drive it, or no graph.
     """
     program = find_chromium()
     if program is None:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dashboard
 import pytest
 from web import assets, check
-from web.chromium import Chromium, ChromiumError, find_chromium
+from web.check import ChromiumError, find_chromium, open_page
 from web.server import make_server, serving
 
 CHROMIUM = find_chromium()
+HAS_PLAYWRIGHT = importlib.util.find_spec("playwright") is not None
 
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="there is no Chromium: install one, or set CHROMIUM"
-)
+
+def needs_chromium(test: Callable[..., None]) -> Callable[..., None]:
+    for is_missing, reason in (
+        (CHROMIUM is None, "there is no Chromium: install one, or set CHROMIUM"),
+        (not HAS_PLAYWRIGHT, "playwright, which drives Chromium, is not installed"),
+    ):
+        test = pytest.mark.skipif(is_missing, reason=reason)(test)
+    return test
+
 
 CONFIGURATION = {
     "version": 1,
@@ -90,36 +98,58 @@ def test_browser_tells_problems_of_a_page(tmp_path: Path) -> None:
     )
     (tmp_path / "a.js").touch()
     assert CHROMIUM is not None
-    with serving(tmp_path) as url, contextlib.closing(Chromium(CHROMIUM)) as browser:
-        browser.open(f"{url}index.html")
-        browser.wait_for("document.getElementById('end') !== null")
-        assert browser.evaluate("[1, 2].map(x => 2 * x)") == [2, 4]
-        with pytest.raises(ChromiumError, match="nothing"):
-            browser.evaluate("nothing.at.all")
-        problems = "\n".join(browser.problems)
-    assert "console: said 5" in problems
-    assert "undefinedFunction is not defined" in problems
+    with serving(tmp_path) as url, open_page(CHROMIUM) as (page, problems):
+        page.goto(f"{url}index.html")
+        page.wait_for_selector("#end", state="attached")
+        assert page.evaluate("[1, 2].map(x => 2 * x)") == [2, 4]
+    found = "\n".join(problems)
+    assert "console: said 5" in found
+    assert "undefinedFunction is not defined" in found
     # No name leads anywhere, not even that of this machine.
-    assert "ERR_NAME_NOT_RESOLVED" in problems
-    assert "trifle" not in problems
+    assert "ERR_NAME_NOT_RESOLVED" in found
+    assert "trifle" not in found
 
 
 @needs_chromium
 def test_waiting_ends_with_the_problems_of_the_page(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("<script>oops()</script>")
+
+    def wait(url: str) -> None:
+        with open_page(str(CHROMIUM), timeout_seconds=0.5) as (page, _):
+            page.goto(f"{url}index.html", timeout=20_000)
+            page.wait_for_function("document.getElementById('never') !== null")
+
+    message = r"(?s)Timeout.*oops is not defined"
+    with serving(tmp_path) as url, pytest.raises(ChromiumError, match=message):
+        wait(url)
+
+
+@needs_chromium
+def test_expression_that_fails_is_an_error() -> None:
     assert CHROMIUM is not None
-    with serving(tmp_path) as url, contextlib.closing(Chromium(CHROMIUM)) as browser:
-        browser.open(f"{url}index.html")
-        with pytest.raises(ChromiumError, match=r"(?s)still not true: .*oops is not"):
-            browser.wait_for("document.getElementById('never') !== null", seconds=0.5)
+    with (
+        pytest.raises(ChromiumError, match="nothing is not defined"),
+        open_page(CHROMIUM) as (page, _),
+    ):
+        page.evaluate("nothing.at.all")
 
 
-def test_program_that_is_no_browser_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.skipif(not HAS_PLAYWRIGHT, reason="playwright is not installed")
+def test_program_that_is_no_browser_is_an_error() -> None:
     program = shutil.which("true")
     if program is None:
         pytest.skip("there is no program called true")
-    with pytest.raises((ChromiumError, BrokenPipeError)):
-        Chromium(program)
+    with pytest.raises(ChromiumError, match="has been closed"), open_page(program):
+        pass
+
+
+def test_missing_playwright_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "playwright.sync_api", None)
+    with (
+        pytest.raises(ChromiumError, match="pip install playwright"),
+        open_page("chromium"),
+    ):
+        pass
 
 
 def run(*command: str, cwd: Path) -> None:
