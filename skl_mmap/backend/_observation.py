@@ -11,7 +11,7 @@ from typing import Any
 from skl_mmap.backend._copy_sites import CopySites
 from skl_mmap.backend._labels import label_batch
 from skl_mmap.memory import counters, trim_heap
-from skl_mmap.monitor._own_memory import OwnMemory, own_memory
+from skl_mmap.monitor import OwnMemory, own_memory
 from skl_mmap.monitor._records import TaskRecord
 
 __all__ = ["Observation"]

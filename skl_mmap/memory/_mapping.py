@@ -13,7 +13,7 @@ from skl_mmap._linux import calls, proc
 from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._planning_context import current_planning
 from skl_mmap.memory._segment import Segment
-from skl_mmap.monitor._own_memory import own_memory
+from skl_mmap.monitor import own_memory
 
 __all__ = [
     "Mapping",

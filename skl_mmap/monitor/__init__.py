@@ -5,11 +5,12 @@ Nothing but the standard library is imported here.
 
 from skl_mmap.monitor._measure import (
     Measurement,
+    OwnMemory,
     measure,
     measure_as,
+    own_memory,
     read_committed,
 )
-from skl_mmap.monitor._own_memory import OwnMemory, own_memory
 from skl_mmap.monitor._readings import (
     GroupReading,
     MeasuredBlock,

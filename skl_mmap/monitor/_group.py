@@ -20,8 +20,6 @@ import os
 
 from skl_mmap._linux.proc import read_file
 
-__all__ = ["ControlGroup", "GroupNumbers"]
-
 GroupNumbers = tuple[int, int]
 """Committed bytes (private, shared and swapped), and bytes of page cache."""
 
@@ -35,24 +33,10 @@ _KILLS = {1: "memory.oom_control", 2: "memory.events"}
 
 
 class ControlGroup:
-    """The memory of one control group and those below it.
+    """The memory of one control group and those below it; OSError if out of sight.
 
-    Parameters
-    ----------
-    folder : str
-        Its folder below /sys/fs/cgroup.
-    version : {1, 2}
-        Which files it has.
-
-    Raises
-    ------
-    OSError
-        If it may not be read.
-
-    Notes
-    -----
-    10 microseconds for each reading with version 1, up to 200 with version 2. Holds one
-    file descriptor until `close`.
+    A reading takes 10 microseconds with version 1 of the control groups, and up to 200
+    with version 2. Holds one file descriptor until `close`.
     """
 
     def __init__(self, folder: str, version: int) -> None:
@@ -65,13 +49,7 @@ class ControlGroup:
         os.close(self._stat)
 
     def read(self) -> GroupNumbers:
-        """Read what is charged to the group now.
-
-        Raises
-        ------
-        OSError
-            If the group is gone.
-        """
+        """Read what is charged to the group now; OSError if the group is gone."""
         text = os.pread(self._stat, 1 << 16, 0)
         numbers = dict(line.split(b" ", 1) for line in text.splitlines())
         committed = sum(int(numbers.get(name, 0)) for name in _PRIVATE[self.version])

@@ -13,6 +13,7 @@ import numbers
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any, Generic, TypeVar
 
@@ -44,8 +45,6 @@ from skl_mmap.monitor._sampler_process import (
     find_psutil,
 )
 from skl_mmap.monitor._tree import ProcessTree
-
-__all__ = ["Measurement", "measure", "measure_as", "read_committed"]
 
 _Report = TypeVar("_Report", bound=MeasuredBlock)
 
@@ -163,14 +162,6 @@ class Measurement(Generic[_Report]):
     ------
     MeasurementError
         If a number is read before the block has ended, or if the sampler has died.
-
-    Examples
-    --------
-    >>> import skl_mmap
-    >>> with skl_mmap.measure() as report:
-    ...     data = bytearray(50_000_000)
-    >>> report.report().title
-    'Measured block'
     """
 
     __slots__ = (
@@ -334,17 +325,8 @@ def measure(
 ) -> contextlib.AbstractContextManager[Measurement[MeasuredBlock]]:
     """Measure the memory of this process and all it starts while a block runs.
 
-    Parameters
-    ----------
-    interval_seconds : float, default=0.01
-        Time between two readings, from 0.001 to 60.
-    method : {"auto", "committed", "uss"}, default="auto"
-        What to read; see `skl_mmap.measure`, which shows the same as a report.
-
-    Returns
-    -------
-    context manager
-        Gives a `Measurement` whose report is a `MeasuredBlock`.
+    As `skl_mmap.measure`, with the same parameters and errors; the report is a
+    `MeasuredBlock`, which has numbers and no words.
 
     Examples
     --------
@@ -389,17 +371,8 @@ def measure_as(
 def read_committed(pid: int | None = None, *, method: str = "auto") -> Reading:
     """Read the committed memory of a process and all it has started, once.
 
-    Parameters
-    ----------
-    pid : int, default=None
-        Root of the tree; None for this process.
-    method : {"auto", "committed", "uss"}, default="auto"
-        As in `measure`.
-
-    Returns
-    -------
-    Reading
-        With all its processes; `seconds` is 0.
+    `pid` is None for this process, `method` as in `skl_mmap.measure`. The reading has
+    all processes; its `seconds` is 0. Takes 1 ms, and 7 microseconds per open file.
 
     Raises
     ------
@@ -407,10 +380,6 @@ def read_committed(pid: int | None = None, *, method: str = "auto") -> Reading:
         If a parameter cannot be used.
     MeasurementError
         If there is no such process.
-
-    Notes
-    -----
-    About 1 ms, and 7 microseconds for each open file of the tree.
 
     Examples
     --------
@@ -435,3 +404,64 @@ def read_committed(pid: int | None = None, *, method: str = "auto") -> Reading:
     if reading.n_processes == 0:
         raise MeasurementError(_explain_no_process(pid))
     return reading
+
+
+@dataclass(frozen=True, slots=True)
+class OwnMemory:
+    """The memory of this process at one moment.
+
+    Attributes
+    ----------
+    anonymous_bytes : int
+        Private memory, swapped or not (RssAnon + VmSwap).
+    resident_bytes : int
+        Everything that is mapped and in memory, shared pages included (VmRSS).
+    peak_bytes : int
+        The most that `resident_bytes` has been since the peak was last reset
+        (VmHWM); the same as `resident_bytes` where the peak could not be reset.
+    """
+
+    anonymous_bytes: int
+    resident_bytes: int
+    peak_bytes: int
+
+
+class _Peak:
+    """Tells whether the kernel's peak is that since it was asked to reset it."""
+
+    is_known = True
+
+
+_peak = _Peak()
+
+
+def own_memory(*, reset_peak: bool = False) -> OwnMemory:
+    """Read the memory of this process, without the processes it has started.
+
+    Parameters
+    ----------
+    reset_peak : bool, default=False
+        Let the peak start from the present size, for this reading and all later ones.
+
+    Notes
+    -----
+    Where there is no ``/proc``: unique and resident set size from psutil, and no better
+    idea of the peak than the resident set size.
+
+    30 microseconds whatever the size (psutil: 12 ms per GB). The kernel keeps one
+    peak for each process: threads that reset it do so for each other.
+    """
+    if not proc.is_readable():
+        import psutil
+
+        numbers = psutil.Process().memory_full_info()
+        return OwnMemory(numbers.uss, numbers.rss, numbers.rss)
+    if reset_peak:
+        _peak.is_known = proc.reset_own_peak()
+    text = proc.read_own_status()
+    resident_bytes = proc.find_bytes(text, b"\nVmRSS:")
+    return OwnMemory(
+        proc.find_bytes(text, b"\nRssAnon:") + proc.find_bytes(text, b"\nVmSwap:"),
+        resident_bytes,
+        proc.find_bytes(text, b"\nVmHWM:") if _peak.is_known else resident_bytes,
+    )

@@ -15,35 +15,12 @@ if TYPE_CHECKING:
 
     from skl_mmap.monitor._tree import TreeNumbers
 
-__all__ = ["PortableTree"]
-
 
 class PortableTree:
     """The processes under `pid`, and the memory that each has for itself.
 
-    Parameters
-    ----------
-    pid : int
-        Root of the tree, itself included.
+    It has the attributes and the errors of `ProcessTree`, and needs psutil.
 
-    Attributes
-    ----------
-    processes : list of ProcessNumbers
-        The processes of the last reading.
-    cpu_seconds : dict of int to float
-        CPU time of each process.
-    notes : set of str
-        What the readings could not see.
-
-    Raises
-    ------
-    ImportError
-        If psutil is missing.
-    OSError
-        If there is no process `pid`.
-
-    Notes
-    -----
     The unique set size leaves out whatever two processes map and counts a mapped file
     as soon as only one does, so it is neither an upper nor a lower bound of what is
     committed. A reading walks all pages: some 12 ms per GB and process.

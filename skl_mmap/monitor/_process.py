@@ -11,8 +11,6 @@ import time
 
 from skl_mmap._linux.proc import PAGE_BYTES, ProcessFolder, find_bytes
 
-__all__ = ["SAMPLER_MARK", "Inode", "Process", "ProcessNumbers"]
-
 Inode = tuple[int, int]
 """Device and number: what a file is, whatever it is called."""
 
@@ -33,14 +31,9 @@ _EXEC_GRACE_SECONDS = 0.25
 
 
 class Process:
-    """One process of the tree.
+    """One process of the tree; OSError if there is none of this number.
 
-    Parameters
-    ----------
-    pid : int
-        The process.
-    parent : Process or None
-        Who started it; None for the root of the tree.
+    Holds two file descriptors until `close`. `parent` is None for the root of the tree.
 
     Attributes
     ----------
@@ -55,15 +48,6 @@ class Process:
         When it was started, in seconds since the epoch.
     files : dict of Inode to str
         Its open tmpfs and memfd files, and where each was seen.
-
-    Raises
-    ------
-    OSError
-        If there is no such process.
-
-    Notes
-    -----
-    Holds two file descriptors until `close`.
     """
 
     __slots__ = (
@@ -113,26 +97,12 @@ class Process:
         self._folder.close()
 
     def read_memory(self, *, quickly: bool = False) -> ProcessNumbers | None:
-        """Read the memory of the process now.
+        """Read the memory of the process now; OSError if it is gone.
 
-        Parameters
-        ----------
-        quickly : bool, default=False
-            Whether only private memory has to be exact, and none of it is swapped. Of
-            the rest, 1 MiB may have come or gone since the last close look.
+        None for a process that has ended and not been waited for. If `quickly`, only
+        private memory has to be exact, and none of it is swapped: of the rest, 1 MiB
+        may have come or gone since the last close look.
 
-        Returns
-        -------
-        ProcessNumbers or None
-            None for a process that has ended and not been waited for.
-
-        Raises
-        ------
-        OSError
-            If the process is gone.
-
-        Notes
-        -----
         2 microseconds whatever the size, if `quickly`; 15 otherwise; 12 ms per
         resident GB for a process that was forked without exec, where only the kernel's
         page walk tells its pages from its parent's.
@@ -169,14 +139,7 @@ class Process:
     def read_cpu_seconds(self) -> float:
         """Return the CPU time of all its threads, dead ones too, but of no children.
 
-        Raises
-        ------
-        OSError
-            If the process is gone.
-
-        Notes
-        -----
-        10 microseconds. The kernel's unit is 10 ms nearly everywhere.
+        OSError if it is gone. The kernel's unit is 10 ms nearly everywhere.
         """
         fields = self._folder.read_stat()
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
@@ -210,19 +173,10 @@ class Process:
         return self._folder.find_children()
 
     def refresh_files(self, devices: frozenset[int], *, anyway: bool) -> None:
-        """Look for open tmpfs and memfd files.
+        """Look for open files on these devices, which are memory file systems.
 
-        Parameters
-        ----------
-        devices : frozenset of int
-            Device numbers of memory file systems.
-        anyway : bool
-            Look even if the number of open files is the same as last time.
-
-        Notes
-        -----
-        3 microseconds if nothing was opened or closed (Linux 6.2 and later), 7 for
-        each open file otherwise.
+        3 microseconds if their number is as before (Linux 6.2 and later), which is
+        looked at no further unless `anyway`; 7 for each open file otherwise.
         """
         try:
             n_files = self._folder.count_files()

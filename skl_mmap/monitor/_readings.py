@@ -11,15 +11,6 @@ from skl_mmap.monitor._records import (
     add_reasons,
 )
 
-__all__ = [
-    "GroupReading",
-    "MeasuredBlock",
-    "ProcessReading",
-    "ProcessSeries",
-    "Reading",
-    "SamplingCost",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class ProcessReading:

@@ -16,19 +16,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-__all__ = [
-    "CallRecord",
-    "SegmentRecord",
-    "TaskRecord",
-    "add_reasons",
-    "is_measuring",
-    "listen",
-    "note",
-    "publish",
-    "unlisten",
-    "wants_copy_sites",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:

@@ -28,8 +28,6 @@ from skl_mmap._linux.proc import (
 )
 from skl_mmap.monitor._process import Inode, Process, ProcessNumbers
 
-__all__ = ["ProcessTree", "TreeNumbers"]
-
 TreeNumbers = tuple[int, int, int, int, int, float]
 """Committed, private, shared and file bytes, number of processes, CPU seconds."""
 
@@ -105,12 +103,16 @@ class _JoblibFolders:
 
 
 class ProcessTree:
-    """The processes under `pid`, and the memory they have committed.
+    """The processes under `pid`, itself included, and the memory they have committed.
+
+    A process stays in the tree until it ends, even if its parent ends before it. One
+    that lost its parent before the first reading is not found. Holds two file
+    descriptors for each process until `close`. OSError if there is no process `pid`.
 
     Parameters
     ----------
     pid : int
-        Root of the tree, itself included.
+        Root of the tree.
     joblib_places : list of str
         Where joblib puts its folders; those that are not in memory are ignored.
     has_last_pid : bool, default=False
@@ -125,18 +127,6 @@ class ProcessTree:
         CPU time of each process, not older than `_FULL_SCAN_SECONDS`.
     notes : set of str
         What the readings could not see.
-
-    Raises
-    ------
-    OSError
-        If there is no process `pid`.
-
-    Notes
-    -----
-    A process stays in the tree until it ends, even if its parent ends before it. One
-    that lost its parent before the first reading is not found.
-
-    Holds two file descriptors for each process until `close`.
     """
 
     method = "committed"

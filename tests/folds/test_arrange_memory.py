@@ -23,7 +23,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 import skl_mmap
 from skl_mmap.folds import arrange
 from skl_mmap.memory import trim_heap
-from skl_mmap.monitor._own_memory import own_memory
+from skl_mmap.monitor import own_memory
 
 n_samples, n_columns = {n_samples}, 20
 rng = np.random.default_rng(0)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from skl_mmap.monitor import _own_memory, own_memory
+from skl_mmap._linux import proc
+from skl_mmap.monitor import _measure, own_memory
 
 from .conftest import MIB, TOLERANCE_BYTES, Child, needs_proc
 
@@ -39,9 +40,9 @@ def test_a_peak_that_cannot_be_reset_is_not_told(
 ) -> None:
     data = bytearray(64 * MIB)
     del data
-    monkeypatch.setattr(_own_memory, "_peak", _own_memory._Peak())
+    monkeypatch.setattr(_measure, "_peak", _measure._Peak())
     assert own_memory().peak_bytes > own_memory().resident_bytes + 16 * MIB
-    monkeypatch.setattr(_own_memory, "reset_own_peak", lambda: False)
+    monkeypatch.setattr(proc, "reset_own_peak", lambda: False)
     memory = own_memory(reset_peak=True)
     assert memory.peak_bytes == memory.resident_bytes
     memory = own_memory()
@@ -51,7 +52,7 @@ def test_a_peak_that_cannot_be_reset_is_not_told(
 
 
 def test_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_own_memory, "is_readable", lambda: False)
+    monkeypatch.setattr(proc, "is_readable", lambda: False)
     before = own_memory(reset_peak=True)
     # Not from the heap, which may have that much to spare.
     data = mmap.mmap(-1, 32 * MIB, flags=mmap.MAP_PRIVATE)
