@@ -9,7 +9,7 @@
     def test_report(): ...
 
     def test_model(assert_no_copy, X, y):
-        assert_no_copy(Ridge(copy_X=False), X, y)
+        assert_no_copy(SGDRegressor(), X, y)
 
 It lies beside the package, because pytest imports every plugin before the first test:
 this costs nothing until a test is marked.

@@ -17,7 +17,7 @@ from skl_mmap.cli._command import (
 )
 from skl_mmap.cli._console import show
 from skl_mmap.exceptions import SklMmapError
-from skl_mmap.files import FileInfo, describe_file
+from skl_mmap.files import FileInfo, file_info
 from skl_mmap.inputs._fold_costs import FoldCost, Layout, kfold_costs
 
 _MAX_COLUMNS = 20
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         If the file cannot be read, or a package that reads it is missing.
     """
     try:
-        info = describe_file(arguments.path)
+        info = file_info(arguments.path)
     except OSError as error:
         if isinstance(error, SklMmapError):
             raise

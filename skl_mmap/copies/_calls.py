@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,8 @@ _BASES = (
 )
 _MAX_DEPTH = 6
 _MAX_ITEMS = 200
+_MAX_VIEWS = 8
+_POSITION = re.compile(r"\[\d+\]")
 
 
 def fits(method: str) -> bool:
@@ -80,6 +83,9 @@ def find_views(estimator: Any, X: npt.NDArray[Any]) -> tuple[str, ...]:
         for path, array in _walk(estimator, "", 0, set())
         if start <= int(array.__array_interface__["data"][0]) < start + X.nbytes
     ]
+    if len(found) > _MAX_VIEWS:
+        # Those of every leaf of a tree, for example: once for all leaves.
+        found = [_POSITION.sub("[...]", path) for path in found]
     return tuple(dict.fromkeys(found))
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, final
 
+import numpy as np
 import numpy.typing as npt
 
 from skl_mmap._linux.calls import trim_heap
@@ -45,6 +46,7 @@ __all__ = ["Detector", "Numbers"]
 _INTERVAL_SECONDS = 0.002
 # Of X: growth that no block of NumPy explains, from which on its line is kept.
 _MIN_UNEXPLAINED_SHARE = 0.1
+_MAX_HOLES = 4096
 _WAITING = ("threading.py", "queue.py", "pool.py", "selectors.py")
 
 
@@ -102,9 +104,10 @@ class Detector:
 
     def __init__(self, X: npt.NDArray[Any], bottom: str) -> None:
         self.numbers = Numbers()
-        self._address = int(X.__array_interface__["data"][0])
+        self._address = _address_of(X)
         self._n_bytes = X.nbytes
         self._pages = OwnPages()
+        self._fillers: list[npt.NDArray[Any]] = []
         self._blocks = Blocks(Reference(X), self._pages, bottom)
         self._hook = NumpyHook(self._blocks.notice, MIN_BLOCK_BYTES)
         self._bottom = bottom
@@ -118,6 +121,7 @@ class Detector:
         gc.disable()
         self._thread.start()
         trim_heap()
+        self._fill_holes()
         memory = own_memory(reset_peak=True)
         self._resident_bytes = memory.resident_bytes
         self._private_bytes = own_private_bytes()
@@ -150,7 +154,19 @@ class Detector:
         if is_hookable():
             numbers.numpy_bytes = self._blocks.peak_bytes
 
+    def _fill_holes(self) -> None:
+        """Hold what is free in the heap, so that large blocks are new mappings.
+
+        A block in such a hole could not be told from one that is gone.
+        """
+        for _ in range(_MAX_HOLES):
+            filler = np.empty(MIN_BLOCK_BYTES, np.uint8)
+            self._fillers.append(filler)
+            if self._pages.is_block(_address_of(filler), MIN_BLOCK_BYTES):
+                break
+
     def _read_model_bytes(self) -> int:
+        self._fillers.clear()
         gc.enable()
         gc.collect()
         trim_heap()
@@ -160,7 +176,7 @@ class Detector:
 
     def find_block(self, array: npt.NDArray[Any]) -> Block | None:
         """Return the block that an array lies at the start of."""
-        return self._blocks.find(int(array.__array_interface__["data"][0]))
+        return self._blocks.find(_address_of(array))
 
     def _watch(self) -> None:
         """Look again and again, until the block ends."""
@@ -191,6 +207,10 @@ class Detector:
             del frames
         working = [s for s in stacks if s and not s[0].file.endswith(_WAITING)]
         return working[0] if working else ()
+
+
+def _address_of(array: npt.NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def _read_file_bytes() -> int:

@@ -120,14 +120,10 @@ def find_suggestions(
     """
     base = answers[given]
     found: list[Suggestion] = []
-    read_only = answers.get(Layout(given.dtype, given.order, "r"))
-    if read_only is not None:
-        code = 'joblib.parallel_config(backend="mmap", mmap_mode="c")'
-        found += _make(code, "mode", read_only, base, 1.0)
     deadline = time.monotonic() + _MAX_SECONDS
     methods = tuple(method for method in base if base[method].copies.outcome == "ok")
     if not any((base[method].copies.copies or 0) > _MIN_SAVED for method in methods):
-        return tuple(found)
+        return ()
     unit = np.dtype(given.dtype).itemsize
     for layout in _list_layouts(given, base, answers):
         other = answers.get(layout)
@@ -243,12 +239,9 @@ def _choose(found: list[Suggestion]) -> tuple[Suggestion, ...]:
     kept: list[Suggestion] = []
     for suggestion in ordered:
         is_beaten = any(
-            other.after <= suggestion.after + 0.05
-            and other.method == suggestion.method
-            and other.kind != "mode"
+            other.after <= suggestion.after + 0.05 and other.method == suggestion.method
             for other in kept
         )
-        # That of the mode compares with read-only input, which none of the others does.
-        if suggestion.kind == "mode" or not is_beaten:
+        if not is_beaten:
             kept.append(suggestion)
     return tuple(kept[:_MAX_SUGGESTIONS])

@@ -155,7 +155,7 @@ class Suggestion:
     difference : float or None
         The largest difference of results, relative to the largest result.
     kind : str
-        "layout", "mode" or "parameters".
+        "layout" or "parameters".
     changes_model : bool, default=False
         Whether it is another model, even if the results are those of this one.
     """

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from skl_mmap.files._file_info import FileInfo, describe_file
-from skl_mmap.files._formats import find_format
-from skl_mmap.files._load import load, open_table
-from skl_mmap.files._load_column import load_column
+from skl_mmap.files._formats import FileInfo, file_info, find_format, open_table
+from skl_mmap.files._load import load, load_column
 
 __all__ = [
     "FileInfo",
-    "describe_file",
+    "file_info",
     "find_format",
     "load",
     "load_column",

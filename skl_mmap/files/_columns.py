@@ -1,40 +1,45 @@
-"""Which columns of a file become X, and which one becomes y."""
+"""Columns of a table become X, one array of numbers, and y.
+
+::
+
+    file --> parts: some rows of some columns --RowWriter-------> X, in shared memory
+             (pyarrow tables of some MB)      --TargetCollector-> y
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import mmap
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from skl_mmap.exceptions import FileFormatError, InvalidParameterError
+from skl_mmap.memory import Placement, Segment, SegmentWriter, Settings, map_array
+from skl_mmap.memory._segment import new_segment
 
-__all__ = ["Plan", "check_dtype", "choose_names", "list_names"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-_MAX_NAMES = 8
+# Rows that are put together at a time: in the processor's cache while that is done.
+_BLOCK_BYTES = 4 << 20
+_MAX_LISTED = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be read from a table.
-
-    Attributes
-    ----------
-    features : tuple of str
-        The columns of X, in order.
-    target : str or None
-        The column that becomes y.
-    dtype : dtype
-        Of X.
-    is_text_target : bool
-        Whether values of y that look like numbers are text nevertheless.
-    """
+class Selection:
+    """The columns that are read: the names of those of X, and of y, and X's type."""
 
     features: tuple[str, ...]
     target: str | None
     dtype: np.dtype[Any]
+    # Values of y are text even where they look like numbers.
     is_text_target: bool = False
 
     @property
@@ -43,52 +48,118 @@ class Plan:
         return [*self.features, *([] if self.target is None else [self.target])]
 
 
+class Part(NamedTuple):
+    """Some rows of a table."""
+
+    # A pyarrow.Table with the columns that were asked for, or some of them.
+    table: Any
+    first_row: int
+    # How much of the file was read, and how many rows there are in all, as far as is
+    # known by now.
+    done_bytes: int
+    expected_rows: int
+    # Finds the line of a row of this part, in files that are made of lines.
+    find_line: Callable[[int], int] | None = None
+
+    def locate(self, row: int) -> str:
+        """Say where in the file a row of this part is."""
+        if self.find_line is not None:
+            return f"line {self.find_line(row)}"
+        return f"row {self.first_row + row}"
+
+
+class Table(ABC):
+    """A table in a file, open for reading; a context manager.
+
+    Subclasses set `names`, `n_bytes` (the size of the file) and, where the number of
+    rows is known before all is read, `exact_rows`: then the columns may come a few at
+    a time.
+    """
+
+    names: list[str]
+    n_bytes: int
+    exact_rows: int | None = None
+
+    def __init__(self, path: str) -> None:
+        self._pa = import_pyarrow(path)
+        self.path = path
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Close the file, and give back what pyarrow keeps for later."""
+        self._stack.close()
+        self._pa.default_memory_pool().release_unused()
+
+    @abstractmethod
+    def default_features(self, target: str | None) -> tuple[str, ...]:
+        """Choose the columns of X, if the user leaves that to the file."""
+
+    @abstractmethod
+    def default_dtype(self, features: tuple[str, ...]) -> np.dtype[Any]:
+        """Choose the type of X; InvalidParameterError if a column is not numbers."""
+
+    @abstractmethod
+    def parts(self, selection: Selection) -> Iterator[Part]:
+        """Read the table, only once.
+
+        Raises
+        ------
+        FileFormatError
+            If the file is damaged, or holds something that is not asked for.
+        InvalidParameterError
+            If a column has a type that cannot be used.
+        """
+
+
+def import_pyarrow(path: str) -> Any:
+    """Return the module pyarrow; InvalidParameterError if it is not installed."""
+    try:
+        import pyarrow
+    except ImportError:
+        raise InvalidParameterError(
+            f"{path!r} is a table, and pyarrow, which reads tables, is not "
+            "installed. Run pip install 'skl-mmap[tables]', or save the data as .npy."
+        ) from None
+    return pyarrow
+
+
+def is_numeric(type_: Any) -> bool:
+    """Tell if a type of Arrow is one of numpy's types of numbers."""
+    from pyarrow import types
+
+    return bool(
+        types.is_integer(type_) or types.is_floating(type_) or types.is_boolean(type_)
+    )
+
+
+def is_text(type_: Any) -> bool:
+    """Tell if a type of Arrow is text, or categories that are."""
+    from pyarrow import types
+
+    if types.is_dictionary(type_):
+        return is_text(type_.value_type)
+    return bool(
+        types.is_string(type_)
+        or types.is_large_string(type_)
+        or types.is_string_view(type_)
+    )
+
+
 def list_names(names: Iterable[str]) -> str:
     """Write some names for an error message, not all if they are many."""
     known = list(names)
-    text = ", ".join(repr(name) for name in known[:_MAX_NAMES])
-    n_more = len(known) - _MAX_NAMES
+    text = ", ".join(repr(name) for name in known[:_MAX_LISTED])
+    n_more = len(known) - _MAX_LISTED
     return (text + (f" and {n_more} more" if n_more > 0 else "")) or "none"
-
-
-def check_dtype(dtype: object) -> np.dtype[Any] | None:
-    """Return the dtype asked for; None if it is left to the file.
-
-    Raises
-    ------
-    InvalidParameterError
-        If it is not a type of numbers.
-    """
-    if dtype is None:
-        return None
-    try:
-        found: np.dtype[Any] | None = np.dtype(dtype)  # type: ignore[call-overload]
-    except TypeError:
-        found = None
-    if found is None or found.kind not in "biuf" or found.itemsize > 8:
-        raise InvalidParameterError(
-            f"dtype={dtype!r} is not a type that a file can be read as. Pass None, "
-            "bool, or a type of integers or floating point numbers of up to 64 bits, "
-            "such as 'float32'."
-        )
-    return found
 
 
 def choose_names(
     path: str, known: Sequence[str], columns: object, target: object
 ) -> tuple[tuple[str, ...] | None, str | None]:
     """Check the names that the user gave against those of the file.
-
-    Parameters
-    ----------
-    path : str
-        The file, for error messages.
-    known : sequence of str
-        The names of its columns.
-    columns : iterable of str or None
-        What should become X.
-    target : str or None
-        What should become y.
 
     Returns
     -------
@@ -104,8 +175,7 @@ def choose_names(
     FileFormatError
         If the file uses a name twice.
     """
-    seen: set[str] = set()
-    repeated = list(dict.fromkeys(n for n in known if n in seen or seen.add(n)))  # type: ignore[func-returns-value]
+    repeated = [name for name, n_times in Counter(known).items() if n_times > 1]
     if repeated:
         raise FileFormatError(
             f"{path} has more than one column named {list_names(repeated)}, so a name "
@@ -146,3 +216,275 @@ def _check_name(path: str, known: Sequence[str], name: object, parameter: str) -
         f"{parameter}: {path} has no column {name!r}{kind}. {hint} Its {len(known)} "
         f"columns are {list_names(known)}."
     )
+
+
+class RowWriter:
+    """Write the features of a table into a new segment; a context manager.
+
+    Rows are appended, or, where `exact_rows` says how many there are, written into the
+    mapped segment in any order, some columns at a time. (Appending is a third faster:
+    the kernel does not clear pages that are written as a whole.)
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        path: str,
+        selection: Selection,
+        exact_rows: int | None,
+    ) -> None:
+        self._placement = placement
+        self._path = path
+        self._names = selection.features
+        self._dtype = selection.dtype
+        self._row_bytes = len(self._names) * self._dtype.itemsize
+        self._writer: SegmentWriter | None = None
+        self._segment: Segment | None = None
+        self._mapped: npt.NDArray[Any] | None = None
+        self.n_rows = exact_rows or 0
+        self._n_missing = self.n_rows * len(self._names)
+        if self._n_missing:
+            n_bytes = self.n_rows * self._row_bytes
+            what = f"{path} ({self.n_rows} rows)"
+            self._segment = new_segment(n_bytes, placement, what)
+            # Others cannot see it yet; it is unmapped before it is sealed.
+            memory = mmap.mmap(self._segment.fd, n_bytes)
+            shape = (self.n_rows, len(self._names))
+            self._mapped = np.ndarray(shape, self._dtype, memory)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Give up what was not finished."""
+        self._mapped = self._segment = None
+        if self._writer is not None:
+            self._writer.__exit__(None, None, None)
+
+    def write(self, part: Part) -> None:
+        """Write rows.
+
+        Raises
+        ------
+        FileFormatError
+            If a value is missing or cannot be converted.
+        NotEnoughMemoryError, NotEnoughDiskError
+            If there is no room.
+        """
+        if self._mapped is not None:
+            stop = part.first_row + part.table.num_rows
+            rows = self._mapped[part.first_row : stop]
+            self._n_missing -= self._fill(rows, part.table, 0, part)
+            return
+        self.n_rows = part.first_row + part.table.num_rows
+        if not self._names:
+            return
+        if self._writer is None:
+            n_bytes = part.expected_rows * self._row_bytes
+            what = f"{self._path} ({part.expected_rows} rows or so)"
+            self._writer = SegmentWriter(self._placement, what, n_bytes)
+        block_rows = max(_BLOCK_BYTES // self._row_bytes, 1)
+        # One buffer for all blocks: a new one each time would be new pages.
+        shape = (min(block_rows, part.table.num_rows), len(self._names))
+        buffer = np.empty(shape, self._dtype)
+        for start in range(0, part.table.num_rows, block_rows):
+            rows = part.table.slice(start, block_rows)
+            block = buffer[: rows.num_rows]
+            self._fill(block, rows, start, part)
+            self._writer.write(block)
+
+    def finish(self) -> Segment | None:
+        """Return the segment; None if X is empty."""
+        if self._writer is not None:
+            return self._writer.finish() if self.n_rows else None
+        if self._n_missing:
+            raise FileFormatError(
+                f"{self._path} says that it has {self.n_rows} rows, and not all of "
+                "them were found: it is damaged. Get it anew."
+            )
+        segment = self._segment
+        self._mapped = self._segment = None
+        if segment is not None:
+            segment.seal()
+        return segment
+
+    def _fill(self, out: npt.NDArray[Any], rows: Any, start: int, part: Part) -> int:
+        """Fill the columns of some rows, and return how many values those are."""
+        n_values = 0
+        for place, name in enumerate(self._names):
+            if name in rows.column_names:
+                row = 0
+                for chunk in rows.column(name).chunks:
+                    column = out[row : row + len(chunk), place]
+                    self._convert(chunk, column, name, start + row, part)
+                    row += len(chunk)
+                n_values += row
+        return n_values
+
+    def _convert(
+        self, chunk: Any, out: npt.NDArray[Any], name: str, start: int, part: Part
+    ) -> None:
+        if chunk.null_count and self._dtype.kind != "f":
+            row = start + int(np.argmax(_missing_of(chunk)))
+            raise FileFormatError(
+                f"{self._path}, {part.locate(row)}: column {name!r} has no "
+                f"value there, and {self._dtype} cannot say that one is missing. "
+                "Pass dtype='float64', which reads it as NaN, fill it in, or "
+                "leave the column out with columns=."
+            )
+        values = _values_of(chunk)
+        bad = convert(values, out)
+        if bad is not None:
+            raise FileFormatError(
+                f"{self._path}, {part.locate(start + bad)}: column "
+                f"{name!r} has {values[bad]!s} there, which {self._dtype} cannot "
+                "hold. Pass a dtype that can, such as 'float64'."
+            )
+
+
+class MixedTargetError(Exception):
+    """Only some parts of a column looked like numbers; it has to be read as text."""
+
+
+class TargetCollector:
+    """Collect one column of a table: numbers keep their type, text becomes objects."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self._path = path
+        self._name = name
+        self._chunks: list[npt.NDArray[Any]] = []
+        self._classes: dict[str, int] = {}
+        self._kinds: set[str] = set()
+
+    def add(self, part: Part) -> None:
+        """Append the column's values in some rows.
+
+        Raises
+        ------
+        FileFormatError
+            If the column cannot be a target.
+        MixedTargetError
+            If the rows before looked like another type.
+        """
+        if self._name not in part.table.column_names:
+            return
+        start = 0
+        for chunk in part.table.column(self._name).chunks:
+            if len(chunk):
+                self._add(chunk, part, start)
+            start += len(chunk)
+
+    def _add(self, chunk: Any, part: Part, start: int) -> None:
+        from pyarrow import types
+
+        if types.is_dictionary(chunk.type):
+            chunk = chunk.dictionary_decode()
+        type_ = chunk.type
+        if types.is_temporal(type_):
+            raise MixedTargetError  # only CSV infers times; there they are text
+        is_bool = types.is_boolean(type_)
+        if chunk.null_count and (is_bool or is_text(type_)):
+            row = int(np.argmax(_missing_of(chunk)))
+            raise FileFormatError(
+                f"{self._path}, {part.locate(start + row)}: the target "
+                f"{self._name!r} has no value there (empty, or a word such as NA), and "
+                "classes cannot be missing. Fill it in, or remove the row."
+            )
+        if is_text(type_):
+            self._kinds.add("text")
+            codes = self._encode(chunk.dictionary_encode())
+        elif types.is_null(type_):
+            self._kinds.add("number")
+            codes = np.full(len(chunk), np.nan)
+        elif is_numeric(type_):
+            self._kinds.add("bool" if is_bool else "number")
+            codes = np.array(_values_of(chunk))
+        else:
+            # Only CSV comes so far: other tables know their types beforehand.
+            row = start + _first_not_utf8(chunk)
+            raise FileFormatError(
+                f"{self._path}, {part.locate(row)}: the target {self._name!r} is not "
+                "text in UTF-8 there. Convert the file, for example with iconv."
+            )
+        if len(self._kinds) > 1:
+            raise MixedTargetError
+        self._chunks.append(codes)
+
+    def _encode(self, chunk: Any) -> npt.NDArray[np.int32]:
+        """Number the classes in the order in which they appear."""
+        known = self._classes
+        numbers = [
+            known.setdefault(t, len(known)) for t in chunk.dictionary.to_pylist()
+        ]
+        indices = _values_of(chunk.indices)
+        return np.asarray(np.array(numbers, dtype=np.int32)[indices])
+
+    def finish(self, placement: Placement, settings: Settings) -> npt.NDArray[Any]:
+        """Return all of the column: in shared memory if it is made of numbers."""
+        if not self._chunks:
+            return np.empty(0)
+        if "text" in self._kinds:
+            classes = np.array(list(self._classes), dtype=object)
+            return np.asarray(classes[np.concatenate(self._chunks)])
+        dtype = np.result_type(*{chunk.dtype for chunk in self._chunks})
+        n_rows = sum(map(len, self._chunks))
+        what = f"column {self._name!r} of {self._path}"
+        with SegmentWriter(placement, what, n_rows * dtype.itemsize) as writer:
+            self._chunks.reverse()
+            while self._chunks:  # each is freed when it has been written
+                writer.write(self._chunks.pop().astype(dtype, copy=False))
+            return map_array(writer.finish(), dtype, (n_rows,), settings)
+
+
+def _first_not_utf8(chunk: Any) -> int:
+    """Return the place of the first value of bytes that is not text."""
+    for place, value in enumerate(chunk):
+        try:
+            (value.as_py() or b"").decode()
+        except UnicodeDecodeError:
+            return place
+    return 0
+
+
+def convert(values: npt.NDArray[Any], out: npt.NDArray[Any]) -> int | None:
+    """Copy values into an array of another type.
+
+    Returns
+    -------
+    int or None
+        The place in C order of the first value that an integer type cannot hold.
+        Floating point types round, as always.
+    """
+    if out.dtype.kind == "f" or np.can_cast(values.dtype, out.dtype):
+        np.copyto(out, values, casting="unsafe")
+        return None
+    with np.errstate(invalid="ignore"):
+        np.copyto(out, values, casting="unsafe")
+        is_different = out != values
+    return int(np.argmax(is_different)) if is_different.any() else None
+
+
+def _values_of(chunk: Any) -> npt.NDArray[Any]:
+    """Return the numbers of an Arrow array; NaN where there is none.
+
+    Arrow's own ``to_numpy`` imports pandas, which takes 30 MB and a third of a second.
+    """
+    import pyarrow
+    from pyarrow import compute
+
+    dtype = np.dtype(chunk.type.to_pandas_dtype())
+    if dtype.kind == "b":
+        chunk = chunk.cast(pyarrow.uint8())  # bits become bytes
+    if chunk.null_count:
+        if dtype.kind != "f":
+            chunk, dtype = chunk.cast(pyarrow.float64(), safe=False), np.dtype(float)
+        chunk = compute.fill_null(chunk, pyarrow.scalar(np.nan, chunk.type))
+    data = chunk.buffers()[1]
+    if data is None:
+        return np.empty(0, dtype)
+    return np.frombuffer(data, dtype, len(chunk), chunk.offset * dtype.itemsize)
+
+
+def _missing_of(chunk: Any) -> npt.NDArray[np.bool_]:
+    """Return a mask of the values that are missing in an Arrow array."""
+    return _values_of(chunk.is_null()).view(bool)

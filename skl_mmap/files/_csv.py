@@ -5,102 +5,68 @@ r"""CSV files, read in slices of some MB that end with a line.
     file --(decompressed)--> buffer: |carried over|....lines....|begin of a line|
                                       \______ pyarrow.csv ______/ \_carried over_/
 
-pyarrow parses each slice with all threads. Its own streaming reader uses one only.
+pyarrow has readers of its own for files that do not fit into memory, ``csv.open_csv``
+and ``pyarrow.dataset``, which is made of it. They are not used, for they (as measured
+with release 26)
+
+- parse with one thread, however many there are; slices are parsed with all;
+- read 32 blocks ahead: 60 to 110 MB of private memory with the default of 1 MB for a
+  block, 390 MB with slices of 8 MB, which take 35 to 55 MB here;
+- fix the type of every column by the first block, so that a target that looks like
+  numbers there, and like text later, is an error;
+- know the row of an error only with ``use_threads=False``.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from skl_mmap.exceptions import FileFormatError
-from skl_mmap.files._block_writer import Part
-from skl_mmap.files._columns import Plan
-from skl_mmap.files._csv_errors import explain, find_line
-from skl_mmap.files._formats import import_pyarrow
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-__all__ = ["CsvFile"]
+from skl_mmap.files._columns import Part, Selection, Table
 
 _SLICE_BYTES = 8 << 20
 # The first slice tells how many bytes its values take in memory.
 _FIRST_SLICE_BYTES = 1 << 20
 _MAX_LINE_BYTES = 64 << 20
-_HEADER_STEP_BYTES = 64 << 10
+_MAX_TEXT = 60
 
 
-class CsvFile:
-    """A CSV file with a header, open for reading; a context manager.
+class CsvFile(Table):
+    """A CSV file with a header; FileFormatError if that cannot be read.
 
-    Parameters
-    ----------
-    path : str
-        The file.
-    compression : {"gzip", "bz2", "zstd"} or None
-        Of all of it.
-
-    Attributes
-    ----------
-    names : list of str
-        The columns.
-    exact_rows : None
-        The number of rows is not known before all is read.
-
-    Raises
-    ------
-    FileFormatError
-        If it has no header that can be read.
+    `compression` is that of all of the file: "gzip", "bz2", "zstd" or None.
     """
 
     def __init__(self, path: str, compression: str | None = None) -> None:
-        self._pa = import_pyarrow(path)
-        self.path = path
-        self.exact_rows: int | None = None
+        super().__init__(path)
         self._compression = compression
-        self._stack = ExitStack()
         self._raw = self._stack.enter_context(self._pa.OSFile(path, "rb"))
         self.n_bytes = self._raw.size()
         self._stream = self._raw
         if compression is not None:
             stream = self._pa.CompressedInputStream(self._raw, compression)
             self._stream = self._stack.enter_context(stream)
-        self._buffer = bytearray()
+        self._buffer = bytearray(_FIRST_SLICE_BYTES)
         self._n_filled = 0
         self._slice_bytes = _FIRST_SLICE_BYTES
         self._is_at_end = False
-        # Of the header; later lines are counted when there is an error.
-        self._line = 1
-        self._header_bytes = self._passed_bytes = 0
+        # Begin in the file, and end in the buffer, of the slice that is being parsed.
+        self._offset = self._end = 0
         self._n_parsed_bytes = self._n_parsed_rows = 0
+        self._slices = self._read_slices()
         try:
-            self.names = self._read_header()
+            first = next(self._slices, memoryview(b""))
+            self.names, header_bytes = self._parse_header(first)
         except BaseException:
             self._stack.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        self._stack.close()
-
-    @property
-    def is_read(self) -> bool:
-        """Whether there is nothing left to read."""
-        return self._is_at_end
+        self._first_slice = first[header_bytes:]
+        self._offset += header_bytes
 
     def default_features(self, target: str | None) -> tuple[str, ...]:
         """Return all columns but the target."""
@@ -110,241 +76,254 @@ class CsvFile:
         """Return float64: the types are known only when all was read."""
         return np.dtype(np.float64)
 
-    def parts(self, plan: Plan) -> Iterator[Part]:
-        """Read the rest of the file.
+    def parts(self, selection: Selection) -> Iterator[Part]:
+        """Read the rest of the file; see `Table.parts`."""
+        if bytes(self._first_slice).strip():
+            yield self._parse(self._first_slice, selection)
+        for data in self._slices:
+            yield self._parse(data, selection)
 
-        Raises
-        ------
-        FileFormatError
-            If a row or a value cannot be parsed.
-        """
-        from pyarrow import csv as arrow_csv
-
-        types = self._types(plan)
-        wanted = set(plan.names)
-        # Of a long header, only what is wanted is looked at.
-        options = arrow_csv.ConvertOptions(
-            column_types=types,
-            include_columns=[name for name in self.names if name in wanted],
-            strings_can_be_null=True,
-        )
-        for data in self._slices():
-            try:
-                table = arrow_csv.read_csv(
-                    self._pa.BufferReader(self._pa.py_buffer(data)),
-                    arrow_csv.ReadOptions(column_names=self.names),
-                    convert_options=options,
-                    # pyarrow's own keeps twice as much for later.
-                    memory_pool=self._pa.system_memory_pool(),
-                )
-            except self._pa.ArrowInvalid as error:
-                message = explain(data, self._current_line(), self.names, plan)
-                raise FileFormatError(f"{self.path}, {message or error}") from error
-            self._n_parsed_bytes += len(data)
-            self._n_parsed_rows += table.num_rows
-            yield self._part(table, data)
-            self._passed_bytes += len(data)
-            self._adapt(len(data), table.nbytes)
-
-    def infer(self) -> tuple[dict[str, str], int]:
-        """Return the types that the first rows seem to have, and how many rows.
+    def infer(self) -> tuple[dict[str, str], int, bool]:
+        """Return the types that the columns seem to have in the first slice.
 
         Returns
         -------
         types : dict of str to str
             Name of each column, and Arrow's name of its type.
         n_rows : int
-            An estimate for all of the file.
+            Of all of the file.
+        is_estimate : bool
+            Whether there are more slices, so that the number of rows is estimated.
         """
-        from pyarrow import csv as arrow_csv
+        part = next(self.parts(Selection((), None, np.dtype(float))), None)
+        if part is None:
+            return dict.fromkeys(self.names, "null"), 0, False
+        types = {field.name: str(field.type) for field in part.table.schema}
+        return types, part.expected_rows, not self._is_at_end
 
-        data = next(self._slices(), None)
-        if data is None:
-            return dict.fromkeys(self.names, "null"), 0
+    def _parse(self, data: memoryview, selection: Selection) -> Part:
         try:
-            table = arrow_csv.read_csv(
-                self._pa.BufferReader(self._pa.py_buffer(data)),
-                arrow_csv.ReadOptions(column_names=self.names),
-            )
+            table = self._parse_lines(data, selection, selection.names)
         except self._pa.ArrowInvalid as error:
-            plan = Plan((), None, np.dtype(np.float64))
-            message = explain(data, self._current_line(), self.names, plan)
-            raise FileFormatError(f"{self.path}, {message or error}") from error
+            message = self._explain(data, selection) or error
+            raise FileFormatError(f"{self.path}, {message}") from error
+        first_row = self._n_parsed_rows
         self._n_parsed_bytes += len(data)
         self._n_parsed_rows += table.num_rows
-        types = {field.name: str(field.type) for field in table.schema}
-        return types, self._part(table, data).expected_rows
+        # The next slice is so large that neither it nor its values exceed 8 MB.
+        ratio = min(len(data) / max(table.nbytes, 1), 1.0)
+        self._slice_bytes = max(int(_SLICE_BYTES * ratio), _FIRST_SLICE_BYTES)
 
-    def _part(self, table: Any, data: memoryview) -> Part:
-        def locate(row: int) -> str:
-            return f"line {find_line(data, self._current_line(), row)}"
+        def find_line(row: int) -> int:
+            return self._rows(data)[row][0]
 
-        done = self._raw.tell()
-        expected = self._n_parsed_rows
-        if not self._is_at_end or self._n_filled > len(data):
-            # What is in the buffer has been read, but not been parsed.
-            share = self._n_parsed_bytes / (
-                self._n_parsed_bytes + self._n_filled - len(data)
-            )
-            parsed_bytes = max(done * share, 1)
-            expected = int(self._n_parsed_rows * self.n_bytes / parsed_bytes)
-        first_row = self._n_parsed_rows - table.num_rows
-        return Part(table, locate, first_row, done, expected)
+        done_bytes = self._raw.tell()
+        expected_rows = self._n_parsed_rows
+        if not self._is_at_end:
+            # What is left in the buffer has been read, but not been parsed.
+            n_read = self._n_parsed_bytes + self._n_filled - self._end
+            parsed_bytes = max(done_bytes * self._n_parsed_bytes / n_read, 1)
+            expected_rows = int(expected_rows * self.n_bytes / parsed_bytes)
+        return Part(table, first_row, done_bytes, expected_rows, find_line)
 
-    def _types(self, plan: Plan) -> Mapping[str, Any]:
-        dtype = plan.dtype.newbyteorder("=")
+    def _parse_lines(
+        self, data: bytes | memoryview, selection: Selection, wanted: list[str]
+    ) -> Any:
+        """Let pyarrow parse some lines: the columns that are wanted, or all if none."""
+        from pyarrow import csv as arrow_csv
+
+        dtype = selection.dtype.newbyteorder("=")
         if dtype == np.float16:
             dtype = np.dtype(np.float32)  # pyarrow cannot parse the shorter one
-        types = dict.fromkeys(plan.features, self._pa.from_numpy_dtype(dtype))
-        if plan.is_text_target and plan.target is not None:
-            types[plan.target] = self._pa.string()
-        return types
+        number = self._pa.from_numpy_dtype(dtype)
+        types = {name: number for name in wanted if name != selection.target}
+        if selection.is_text_target and selection.target in wanted:
+            types[selection.target] = self._pa.string()
+        return arrow_csv.read_csv(
+            self._pa.BufferReader(self._pa.py_buffer(data)),
+            arrow_csv.ReadOptions(column_names=self.names),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=types, include_columns=wanted, strings_can_be_null=True
+            ),
+            # pyarrow's own keeps twice as much for later.
+            memory_pool=self._pa.system_memory_pool(),
+        )
 
-    def _adapt(self, text_bytes: int, table_bytes: int) -> None:
-        """Choose the next slice so that neither it nor its values exceed 8 MB."""
-        ratio = min(text_bytes / max(table_bytes, 1), 1.0)
-        size = max(int(_SLICE_BYTES * ratio), _FIRST_SLICE_BYTES)
-        self._slice_bytes = size
+    def _explain(self, data: memoryview, selection: Selection) -> str | None:
+        """Say which line and column pyarrow cannot read, what is there and what to do.
 
-    def _read_header(self) -> list[str]:
-        line = self._first_line()
+        With threads pyarrow does not say in which row it was, and without them only in
+        words. So more and more lines are tried, then more and more columns of the line.
+        """
+
+        def fails(lines: Sequence[bytes], wanted: list[str]) -> bool:
+            try:
+                self._parse_lines(b"\n".join(lines), selection, wanted)
+            except self._pa.ArrowInvalid:
+                return True
+            return False
+
+        wanted = selection.names
+        numbers, lines = zip(*self._rows(data), strict=True)
+        row = bisect_left(
+            range(len(lines)), True, key=lambda row: fails(lines[: row + 1], wanted)
+        )
+        if row == len(lines):
+            return None
+        line, text = numbers[row], lines[row].decode("utf-8", "replace")
+        fields = next(csv.reader([text]))
+        if len(fields) != len(self.names):
+            return (
+                f"line {line}: {len(fields)} values, {_shorten(text)}, and the header "
+                f"names {len(self.names)} columns. Every line needs one value for "
+                "each; quote values that have commas in them."
+            )
+        place = bisect_left(
+            range(len(wanted)),
+            True,
+            key=lambda place: fails([lines[row]], wanted[: place + 1]),
+        )
+        if place == len(wanted):
+            return None
+        name = wanted[place]
+        value = fields[self.names.index(name)]
+        return (
+            f"line {line}: column {name!r} has {_shorten(value)} there, which is "
+            f"no {selection.dtype}, and all of X has one type. Leave the column out "
+            "with columns=, make it the target=, encode it as numbers before, or "
+            "pass another dtype."
+        )
+
+    def _rows(self, data: memoryview) -> list[tuple[int, bytes]]:
+        """Return number and text of the lines that are not empty: these are rows."""
+        lines = enumerate(bytes(data).splitlines(), self._line_of(self._offset))
+        return [(number, line) for number, line in lines if line]
+
+    def _line_of(self, offset: int) -> int:
+        """Return the number of the line that begins at a place, by reading up to it.
+
+        Only after an error: to count the lines of all files would take longer.
+        """
+        line = 1
+        with self._pa.input_stream(self.path, self._compression) as stream:
+            while offset > 0:
+                data = stream.read(min(offset, _FIRST_SLICE_BYTES))
+                if not data:
+                    break
+                offset -= len(data)
+                line += data.count(b"\n")
+        return line
+
+    def _parse_header(self, data: memoryview) -> tuple[list[str], int]:
+        """Return the names in the first line that is not empty, and where it ends."""
+        rest = bytes(data).lstrip(b"\r\n")
+        raw = rest.partition(b"\n")[0]
+        start = len(data) - len(rest)
+
+        def bad(found: str) -> FileFormatError:
+            line = self._line_of(self._offset + start)
+            return FileFormatError(f"{self.path}, line {line}: {found}")
+
+        if b"\r" in raw.rstrip(b"\r"):
+            raise bad(
+                "lines end with a carriage return alone, as on old Macs, and "
+                "all of the file would be one line. Convert it, for example with "
+                "tr '\\r' '\\n'."
+            )
         try:
-            text = line.decode("utf-8-sig")
+            text = raw.decode("utf-8-sig").rstrip("\r")
         except UnicodeDecodeError as error:
-            raise FileFormatError(
-                f"{self.path}, line {self._line}: the header is not UTF-8 ({error}). "
-                "Convert the file, for example with iconv."
+            raise bad(
+                f"the header is not UTF-8 ({error}). Convert the file, for "
+                "example with iconv."
             ) from None
-        names = next(csv.reader([text.rstrip("\r\n")]), [])
+        names = next(csv.reader([text]), [])
         if not any(names):
             raise FileFormatError(
                 f"{self.path} is empty, so there are no names of columns. A CSV file "
                 "begins with a line that names them."
             )
         if len(names) == 1 and (separators := {";", "\t", "|"} & set(text)):
-            raise FileFormatError(
-                f"{self.path}, line {self._line}: the header {text.strip()[:80]!r} has "
-                f"no comma, but {separators.pop()!r}. Values must be separated by "
-                "commas; read such a file with pandas and pass it to skl_mmap.share."
+            raise bad(
+                f"the header {text.strip()[:80]!r} has no comma, but "
+                f"{separators.pop()!r}. Values must be separated by commas; read such "
+                "a file with pandas and pass it to skl_mmap.share."
             )
         if all(map(_is_number, names)) and not all(map(str.isdecimal, names)):
-            raise FileFormatError(
-                f"{self.path}, line {self._line}: all names in the header are numbers "
+            raise bad(
+                "all names in the header are numbers "
                 f"({text.strip()[:60]!r}), so that it seems to be the first row. Add a "
                 "line that names the columns."
             )
-        self._line += 1
-        return names
+        return names, min(start + len(raw) + 1, len(data))
 
-    def _first_line(self) -> bytes:
-        """Return the first line that is not empty; what follows is in the buffer."""
-        data = b""
-        while b"\n" not in data.lstrip(b"\r\n"):
-            more = self._read(_HEADER_STEP_BYTES)
-            data += more
-            if not more:
-                break
-            if len(data) > _MAX_LINE_BYTES:
-                raise self._line_too_long()
-        rest = data.lstrip(b"\r\n")
-        self._line += data[: len(data) - len(rest)].count(b"\n")
-        line, _, rest = rest.partition(b"\n")
-        self._header_bytes = len(data) - len(rest)
-        if line.count(b'"') % 2:
-            raise self._odd_quotes(self._line, self._line)
-        if b"\r" in line.rstrip(b"\r"):
-            raise FileFormatError(
-                f"{self.path}, line {self._line}: lines end with a carriage return "
-                "alone, as on old Macs, and all of the file would be one line. Convert "
-                "it, for example with tr '\\r' '\\n'."
-            )
-        self._buffer = bytearray(max(len(rest), _FIRST_SLICE_BYTES))
-        self._buffer[: len(rest)] = rest
-        self._n_filled = len(rest)
-        return line
-
-    def _read(self, n_bytes: int) -> bytes:
-        try:
-            return bytes(self._stream.read(n_bytes))
-        except OSError as error:
-            raise self._damaged(error) from error
-
-    def _slices(self) -> Iterator[memoryview]:
+    def _read_slices(self) -> Iterator[memoryview]:
         """Yield whole lines, valid until the next ones."""
+        offset = 0
         while not self._is_at_end:
             self._fill()
             end = self._n_filled
             if not self._is_at_end:
                 end = self._buffer.rfind(b"\n", 0, self._n_filled) + 1
                 if not end:
-                    if len(self._buffer) > _MAX_LINE_BYTES:
-                        raise self._line_too_long()
-                    self._slice_bytes = 2 * len(self._buffer)
+                    self._enlarge_slices(offset)
                     continue
-            # Few files of numbers have quotes, and looking for one is faster.
-            has_quotes = self._buffer.find(b'"', 0, end) >= 0
-            if has_quotes and self._buffer.count(b'"', 0, end) % 2:
-                first = self._current_line()
-                n_lines = self._buffer.count(b"\n", 0, end)
-                raise self._odd_quotes(first, first + n_lines)
+            self._offset, self._end = offset, end
+            offset += end
             data = memoryview(self._buffer)[:end]
             if bytes(data[:64]).strip() or bytes(data).strip():
+                self._check_quotes(end)
                 yield data
-            else:
-                self._passed_bytes += end
             n_left = self._n_filled - end
             self._buffer[:n_left] = self._buffer[end : self._n_filled]
             self._n_filled = n_left
 
+    def _enlarge_slices(self, offset: int) -> None:
+        """Ask for a larger buffer: this one does not hold the line at a place."""
+        if len(self._buffer) > _MAX_LINE_BYTES:
+            raise FileFormatError(
+                f"{self.path}, line {self._line_of(offset)}: it is longer "
+                f"than {_MAX_LINE_BYTES >> 20} MiB. Lines must end with a line feed; "
+                "convert the file if its lines end otherwise, or save the table as "
+                "parquet."
+            )
+        self._slice_bytes = 2 * len(self._buffer)
+
+    def _check_quotes(self, end: int) -> None:
+        # Few files of numbers have quotes, and looking for one is faster.
+        if self._buffer.find(b'"', 0, end) < 0:
+            return
+        if self._buffer.count(b'"', 0, end) % 2:
+            first = self._line_of(self._offset)
+            last = first + self._buffer.count(b"\n", 0, end)
+            raise FileFormatError(
+                f"{self.path}, lines {first} to {last}: a quoted value does not end in "
+                "its line, or a quote is missing, so that lines cannot be told apart. "
+                "Values with line breaks cannot be read; save the table as parquet."
+            )
+
     def _fill(self) -> None:
+        """Read until the buffer is full, or the file ends."""
         if self._slice_bytes > len(self._buffer):
             # A new one: somebody may still look at the old one.
             larger = bytearray(self._slice_bytes)
             larger[: self._n_filled] = self._buffer[: self._n_filled]
             self._buffer = larger
         view = memoryview(self._buffer)
-        while self._n_filled < len(view):
+        while self._n_filled < len(view) and not self._is_at_end:
             try:
                 n_read = self._stream.readinto(view[self._n_filled :])
             except OSError as error:
-                raise self._damaged(error) from error
-            if not n_read:
-                self._is_at_end = True
-                return
+                raise FileFormatError(
+                    f"{self.path} cannot be read beyond {self._n_parsed_rows} rows: "
+                    f"{error}. It is damaged or was cut off; get it anew."
+                ) from error
             self._n_filled += n_read
+            self._is_at_end = not n_read
 
-    def _current_line(self) -> int:
-        """Return the number of the next line, by reading the file once more."""
-        n_left = self._header_bytes + self._passed_bytes
-        line = 1
-        with self._pa.input_stream(self.path, self._compression) as stream:
-            while n_left:
-                data = bytes(stream.read(min(n_left, _FIRST_SLICE_BYTES)))
-                if not data:
-                    break
-                n_left -= len(data)
-                line += data.count(b"\n")
-        return line
 
-    def _damaged(self, error: Exception) -> FileFormatError:
-        return FileFormatError(
-            f"{self.path} cannot be read beyond {self._n_parsed_rows} rows: {error}. "
-            "It is damaged or was cut off; get it anew."
-        )
-
-    def _odd_quotes(self, first: int, last: int) -> FileFormatError:
-        return FileFormatError(
-            f"{self.path}, lines {first} to {last}: a quoted value does not end in its "
-            "line, or a quote is missing, so that lines cannot be told apart. Values "
-            "with line breaks cannot be read; save the table as parquet."
-        )
-
-    def _line_too_long(self) -> FileFormatError:
-        return FileFormatError(
-            f"{self.path}, line {self._line}: it is longer than "
-            f"{_MAX_LINE_BYTES >> 20} MiB. Lines must end with a line feed; convert "
-            "the file if its lines end otherwise, or save the table as parquet."
-        )
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "...")
 
 
 def _is_number(text: str) -> bool:

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from skl_mmap.exceptions import InvalidParameterError
-from skl_mmap.files._arrow_file import ArrowFile, ParquetFile, TypedTable
-from skl_mmap.files._block_writer import RowScatterer, RowWriter
-from skl_mmap.files._columns import Plan, check_dtype, choose_names
-from skl_mmap.files._csv import CsvFile
-from skl_mmap.files._formats import FileFormat, find_format, import_pyarrow
-from skl_mmap.files._load_progress import LoadProgress
+from skl_mmap.files._columns import (
+    MixedTargetError,
+    RowWriter,
+    Selection,
+    Table,
+    TargetCollector,
+    choose_names,
+)
+from skl_mmap.files._formats import FileFormat, find_format, open_table
 from skl_mmap.files._npy import load_npy
-from skl_mmap.files._target import MixedTargetError, TargetCollector
 from skl_mmap.memory import Placement, Settings, map_array
 
-__all__ = ["load", "open_table"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+# What is done sooner needs no bar.
+_PATIENCE_SECONDS = 1.0
 
 
 def load(
@@ -127,8 +136,13 @@ def load(
     >>> y
     array(['cat', 'dog'], dtype=object)
     """
-    name = _check_path(path)
-    wanted_dtype = check_dtype(dtype)
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidParameterError(
+            f"path={path!r} is not the path of a file. Pass a string or a path; "
+            "arrays and frames that are in memory are for skl_mmap.share."
+        )
+    name = os.fspath(path)
+    wanted_dtype = _check_dtype(dtype)
     placement = Placement.from_parameter(store)
     if mmap_mode not in ("c", "r"):
         raise InvalidParameterError(
@@ -137,56 +151,120 @@ def load(
         )
     settings = Settings(mmap_mode)
     format_ = find_format(name)
-    frame_maker = _frame_maker(name, format_, as_frame)
-    text = f"loading {os.path.basename(name)}"
-    LoadProgress(text, 0, progress)  # to check the parameter
+    is_frame = _check_as_frame(name, format_, as_frame)
+    bar = LoadProgress(f"loading {os.path.basename(name)}", progress)
     if not format_.is_table:
         return load_npy(name, columns, target, wanted_dtype, placement, settings)
-    plan = None
-    while True:
-        with open_table(name, format_) as table:
-            if plan is None:
-                plan = _make_plan(table, columns, target, wanted_dtype)
-            bar = LoadProgress(text, table.n_bytes, progress)
-            try:
-                X, y = _read(table, plan, placement, settings, bar)
-                break
-            except MixedTargetError:
-                plan = replace(plan, is_text_target=True)
-    if frame_maker is not None:
-        X = frame_maker(X, plan.features)
-    return X if plan.target is None else (X, y)
+
+    def select(table: Table) -> Selection:
+        features, target_name = choose_names(name, table.names, columns, target)
+        if features is None:
+            features = table.default_features(target_name)
+            if not features:
+                raise InvalidParameterError(
+                    f"{name} has no column beside the target {target_name!r}, so "
+                    "that X would be empty. Leave out target."
+                )
+        type_ = wanted_dtype or table.default_dtype(features)
+        return Selection(features, target_name, type_)
+
+    X, y, features = _load_table(name, format_, select, placement, settings, bar)
+    if is_frame:
+        X = _make_frame(X, features)
+    return X if target is None else (X, y)
 
 
-def open_table(path: str, format_: FileFormat) -> CsvFile | TypedTable:
-    """Open a table of any format.
+def load_column(
+    path: str, format_: FileFormat, name: object, placement: Placement
+) -> npt.NDArray[Any]:
+    """Load one column of a table, without any of the others: a target, or weights.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        As y of `load`: numbers keep their type, text becomes objects.
 
     Raises
     ------
-    FileFormatError
-        If it is damaged.
-    InvalidParameterError
-        If pyarrow is missing.
+    InvalidParameterError, FileFormatError
+        If there is no such column, or it cannot be a target.
     """
-    import_pyarrow(path)
-    if format_.name == "csv":
-        return CsvFile(path, format_.compression)
-    return ParquetFile(path) if format_.name == "parquet" else ArrowFile(path)
+
+    def select(table: Table) -> Selection:
+        _, target = choose_names(path, table.names, None, name)
+        return Selection((), target, np.dtype(np.float64))
+
+    bar = LoadProgress("", False)
+    _, y, _ = _load_table(path, format_, select, placement, Settings(), bar)
+    return np.asarray(y)
 
 
-def _check_path(path: object) -> str:
-    if not isinstance(path, str | os.PathLike):
+def _load_table(
+    path: str,
+    format_: FileFormat,
+    select: Callable[[Table], Selection],
+    placement: Placement,
+    settings: Settings,
+    bar: LoadProgress,
+) -> tuple[Any, Any, tuple[str, ...]]:
+    """Return X, y (None without a target) and the names of the columns of X."""
+    selection = None
+    while True:
+        with open_table(path, format_) as table:
+            selection = selection or select(table)
+            try:
+                X, y = _read(table, selection, placement, settings, bar)
+            except MixedTargetError:
+                selection = replace(selection, is_text_target=True)
+                continue
+        return X, y, selection.features
+
+
+def _read(
+    table: Table,
+    selection: Selection,
+    placement: Placement,
+    settings: Settings,
+    bar: LoadProgress,
+) -> tuple[Any, Any]:
+    y = None
+    if selection.target is not None:
+        y = TargetCollector(table.path, selection.target)
+    with RowWriter(placement, table.path, selection, table.exact_rows) as rows, bar:
+        for part in table.parts(selection):
+            rows.write(part)
+            if y is not None:
+                y.add(part)
+            bar.update(part.done_bytes, table.n_bytes)
+            del part  # so that it is not kept while the next one is read
+        segment = rows.finish()
+    shape = (rows.n_rows, len(selection.features))
+    if segment is None:
+        X = np.empty(shape, selection.dtype)
+    else:
+        X = map_array(segment, selection.dtype, shape, settings)
+    return X, None if y is None else y.finish(placement, settings)
+
+
+def _check_dtype(dtype: object) -> np.dtype[Any] | None:
+    """Return the dtype asked for; None if it is left to the file."""
+    if dtype is None:
+        return None
+    try:
+        found: np.dtype[Any] | None = np.dtype(dtype)  # type: ignore[call-overload]
+    except TypeError:
+        found = None
+    if found is None or found.kind not in "biuf" or found.itemsize > 8:
         raise InvalidParameterError(
-            f"path={path!r} is not the path of a file. Pass a string or a path; "
-            "arrays and frames that are in memory are for skl_mmap.share."
+            f"dtype={dtype!r} is not a type that a file can be read as. Pass None, "
+            "bool, or a type of integers or floating point numbers of up to 64 bits, "
+            "such as 'float32'."
         )
-    return os.fspath(path)
+    return found
 
 
-def _frame_maker(
-    path: str, format_: FileFormat, as_frame: bool | None
-) -> Callable[[Any, tuple[str, ...]], Any] | None:
-    """Return what makes a frame, once it is clear that it can be made."""
+def _check_as_frame(path: str, format_: FileFormat, as_frame: object) -> bool:
+    """Tell if X becomes a frame, once it is clear that it can."""
     if as_frame not in (None, True, False):
         raise InvalidParameterError(
             f"as_frame={as_frame!r} is none of True, False and None."
@@ -197,67 +275,85 @@ def _frame_maker(
                 f"as_frame=True, and {path} has no names of columns: .npy files hold "
                 "an array. Leave as_frame out."
             )
-        return None
-    if as_frame is False:
-        return None
-    if importlib.util.find_spec("pandas") is None:
+        return False
+    if as_frame is not False and importlib.util.find_spec("pandas") is None:
         raise InvalidParameterError(
             f"{path} is a table, and pandas, which names its columns, is not "
             "installed. Run pip install 'skl-mmap[tables]', or pass as_frame=False."
         )
-
-    def make(values: Any, names: tuple[str, ...]) -> Any:
-        if not values.size:
-            import pandas
-
-            return pandas.DataFrame(values, columns=list(names))
-        from skl_mmap.inputs._pandas import make_frame
-
-        return make_frame(values, list(names))
-
-    return make
+    return as_frame is not False
 
 
-def _make_plan(
-    table: CsvFile | TypedTable,
-    columns: object,
-    target: object,
-    dtype: np.dtype[Any] | None,
-) -> Plan:
-    features, target_name = choose_names(table.path, table.names, columns, target)
-    if features is None:
-        features = table.default_features(target_name)
-        if not features:
+def _make_frame(values: npt.NDArray[Any], names: tuple[str, ...]) -> Any:
+    if not values.size:
+        import pandas
+
+        return pandas.DataFrame(values, columns=list(names))
+    from skl_mmap.inputs._pandas import make_frame
+
+    return make_frame(values, list(names))
+
+
+class LoadProgress:
+    """Show on stderr how much of a file has been read; a context manager.
+
+    `is_wanted` is None for a bar on a terminal only, if rich is installed and the work
+    takes longer than a second. InvalidParameterError says if a bar cannot be shown.
+    """
+
+    def __init__(self, text: str, is_wanted: bool | None) -> None:
+        if is_wanted not in (None, True, False):
             raise InvalidParameterError(
-                f"{table.path} has no column beside the target {target_name!r}, so "
-                "that X would be empty. Leave out target."
+                f"progress={is_wanted!r} does not say whether to show a bar. "
+                "Pass True, False, or None for one on a terminal."
             )
-    return Plan(features, target_name, dtype or table.default_dtype(features))
+        has_rich = importlib.util.find_spec("rich") is not None
+        if is_wanted and not has_rich:
+            raise InvalidParameterError(
+                "progress=True needs rich to draw the bar, and it is not installed. "
+                "Run pip install rich, or pass progress=None."
+            )
+        self._starts_at = time.monotonic()
+        if is_wanted is None:
+            is_wanted = has_rich and sys.stderr.isatty()
+            self._starts_at += _PATIENCE_SECONDS
+        self._is_wanted = is_wanted
+        self._text = text
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def update(self, done_bytes: int, n_bytes: int) -> None:
+        """Say how many bytes of the file have been read."""
+        if not self._is_wanted:
+            return
+        if self._bar is None:
+            if time.monotonic() < self._starts_at:
+                return
+            self._bar = _make_bar()
+            self._task = self._bar.add_task(self._text, total=n_bytes)
+            self._bar.start()
+        self._bar.update(self._task, completed=min(done_bytes, n_bytes))
 
 
-def _read(
-    table: CsvFile | TypedTable,
-    plan: Plan,
-    placement: Placement,
-    settings: Settings,
-    bar: LoadProgress,
-) -> tuple[Any, Any]:
-    """Read a table into shared memory."""
-    y = None if plan.target is None else TargetCollector(table.path, plan.target)
-    what = (placement, table.path, plan.features, plan.dtype)
-    n_rows = table.exact_rows
-    writer = RowWriter(*what) if n_rows is None else RowScatterer(*what, n_rows)
-    with writer as rows, bar:
-        for part in table.parts(plan):
-            rows.write(part)
-            if y is not None and plan.target in part.table.column_names:
-                y.add(part)
-            bar.update(part.done_bytes)
-            del part  # so that it is not kept while the next one is read
-        segment = rows.finish()
-    shape = (rows.n_rows, len(plan.features))
-    if segment is None:
-        X = np.empty(shape, plan.dtype)
-    else:
-        X = map_array(segment, plan.dtype, shape, settings)
-    return X, None if y is None else y.finish(placement, settings)
+def _make_bar() -> Any:
+    from rich import progress
+    from rich.console import Console
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(binary_units=True),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -8,13 +8,13 @@ import operator
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from skl_mmap.exceptions import FileFormatError, InvalidParameterError
-from skl_mmap.files._block_writer import convert
+from skl_mmap.files._columns import convert
 from skl_mmap.memory import (
     Placement,
     SegmentWriter,
@@ -26,31 +26,17 @@ from skl_mmap.memory import (
 from skl_mmap.memory._reading import reading_in_order
 from skl_mmap.memory._segment import open_file_segment
 
-__all__ = ["NpyHeader", "load_npy", "read_npy_header"]
-
 _CHUNK_BYTES = 8 << 20
 _MAX_HEADER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class NpyHeader:
-    """What the header of a file of numpy says.
-
-    Attributes
-    ----------
-    dtype : dtype
-        Of the array.
-    shape : tuple of int
-        Of the array.
-    order : {"C", "F"}
-        How its elements follow each other.
-    offset : int
-        Where the data begins.
-    """
+    """Type and shape of an array, order of its elements, and where they begin."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    order: str
+    order: Literal["C", "F"]
     offset: int
 
     @property
@@ -84,10 +70,9 @@ def read_npy_header(path: str) -> NpyHeader:
         header = ast.literal_eval(text.decode("utf-8" if major == 3 else "latin1"))
         dtype = np.lib.format.descr_to_dtype(header["descr"])
         shape = tuple(operator.index(length) for length in header["shape"])
-        order = "F" if header["fortran_order"] else "C"
+        found = NpyHeader(dtype, shape, "F" if header["fortran_order"] else "C", offset)
     except (ValueError, SyntaxError, KeyError, TypeError) as error:
         raise _damaged(path, f"its header {text[:80]!r} cannot be read") from error
-    found = NpyHeader(dtype, shape, order, offset)
     if min(shape, default=0) < 0:
         raise _damaged(path, f"its header says that its shape is {shape}")
     if not dtype.hasobject and offset + found.n_bytes > n_bytes:
@@ -101,8 +86,8 @@ def read_npy_header(path: str) -> NpyHeader:
 
 def _damaged(path: str, found: str) -> FileFormatError:
     return FileFormatError(
-        f"{path} is no complete .npy file: {found}. It is damaged, was cut off, or is "
-        "still being written; get it anew."
+        f"{path} is not a complete .npy file: {found}. It is damaged, was cut off, or "
+        "is still being written; get it anew."
     )
 
 
@@ -124,7 +109,11 @@ def load_npy(
         )
     X = _map(path, header, settings)
     if columns is None and target is None:
-        return _with_dtype(X, path, dtype, placement, settings)
+        if dtype is None or dtype == X.dtype:
+            return X
+        if X.ndim == 0 or not X.size:
+            return X.astype(dtype)
+        return _copy(X, None, path, dtype, placement, settings)
     if len(header.shape) != 2:
         raise InvalidParameterError(
             f"columns and target need a table, and {path} has the shape "
@@ -140,25 +129,21 @@ def load_npy(
 
 
 def _map(path: str, header: NpyHeader, settings: Settings) -> npt.NDArray[Any]:
-    order: Any = header.order
+    dtype, shape, order, offset = (
+        header.dtype,
+        header.shape,
+        header.order,
+        header.offset,
+    )
     if not header.n_bytes:
-        return np.empty(header.shape, header.dtype, order=order)
+        return np.empty(shape, dtype, order=order)
     if not can_remap():
         mode: Any = settings.mmap_mode
-        return np.memmap(
-            path, header.dtype, mode, header.offset, header.shape, order
-        ).view(SharedArray)
+        return np.memmap(path, dtype, mode, offset, shape, order).view(SharedArray)
     segment = open_file_segment(path)
     if segment is None:
         raise PermissionError(f"{path} cannot be opened for reading.")
-    return map_array(
-        segment,
-        header.dtype,
-        header.shape,
-        settings,
-        offset=header.offset,
-        order=order,
-    )
+    return map_array(segment, dtype, shape, settings, offset=offset, order=order)
 
 
 def _position(value: object, n_columns: int, parameter: str, path: str) -> int:
@@ -168,7 +153,7 @@ def _position(value: object, n_columns: int, parameter: str, path: str) -> int:
         place = n_columns
     if isinstance(value, bool) or not -n_columns <= place < n_columns:
         raise InvalidParameterError(
-            f"{parameter}: {value!r} is no column of {path}, which has {n_columns} "
+            f"{parameter}: {value!r} is not a column of {path}, which has {n_columns} "
             f"without names. Pass a position from 0 to {n_columns - 1}."
         )
     return place % n_columns
@@ -201,52 +186,38 @@ def _positions(
     return places
 
 
-def _with_dtype(
-    X: npt.NDArray[Any],
-    path: str,
-    dtype: np.dtype[Any] | None,
-    placement: Placement,
-    settings: Settings,
-) -> npt.NDArray[Any]:
-    if dtype is None or dtype == X.dtype:
-        return X
-    if X.ndim == 0 or not X.size:
-        return X.astype(dtype)
-    return _copy(X, slice(None), path, dtype, placement, settings)
-
-
 def _copy(
     X: npt.NDArray[Any],
-    columns: slice | list[int],
+    columns: slice | list[int] | None,
     path: str,
     dtype: np.dtype[Any],
     placement: Placement,
     settings: Settings,
 ) -> npt.NDArray[Any]:
-    """Write columns, or another type, into a new segment some rows at a time."""
+    """Write columns, or all as another type, into a new segment some rows at a time."""
     if X.dtype.kind not in "biufc" or (X.dtype.kind == "c" and dtype.kind != "c"):
         raise InvalidParameterError(
             f"{path} holds {X.dtype}, which cannot become {dtype}. Leave out dtype "
             "and list of columns, and convert the result."
         )
     # Files in Fortran order stay so: their columns are the rows of the transpose.
-    is_fortran = columns == slice(None) and not X.flags.c_contiguous
+    is_fortran = columns is None and not X.flags.c_contiguous
     source = np.asarray(X.T if is_fortran else X)
-    if not is_fortran and X.ndim == 2:
-        source = source[:, :] if isinstance(columns, slice) else source
-    row = source[:1, columns] if X.ndim > 1 and not is_fortran else source[:1]
-    shape = (len(source), *row.shape[1:])
-    if not row.size or not len(source):
+
+    def take(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return rows if columns is None else rows[:, columns]
+
+    shape = (len(source), *take(source[:1]).shape[1:])
+    row_bytes = math.prod(shape[1:]) * dtype.itemsize
+    if not len(source) or not row_bytes:
         return np.empty(shape, dtype)
-    row_bytes = row.size * dtype.itemsize
     step = max(_CHUNK_BYTES // row_bytes, 1)
     with (
         SegmentWriter(placement, path, len(source) * row_bytes) as writer,
         reading_in_order(source),
     ):
         for start in range(0, len(source), step):
-            rows = source[start : start + step]
-            values = rows[:, columns] if X.ndim > 1 and not is_fortran else rows
+            values = take(source[start : start + step])
             chunk = np.empty(values.shape, dtype)
             bad = convert(values, chunk)
             if bad is not None:

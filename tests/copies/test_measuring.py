@@ -138,6 +138,11 @@ def test_views_that_are_kept_are_named(prober: Prober) -> None:
     assert measure(prober, fit="kept_copy").keeps_view == ()
 
 
+def test_views_of_many_parts_are_named_once(prober: Prober) -> None:
+    names = ("leaves_[...]['center']", "leaves_[...]['sum']")
+    assert measure(prober, fit="views").keeps_view == names
+
+
 def test_result_of_a_method_is_no_copy(prober: Prober) -> None:
     found = measure(prober, methods=("fit", "predict"), predict="same")
     assert found.output_bytes == found.input_bytes

@@ -18,13 +18,8 @@ from skl_mmap.exceptions import (  # noqa: E402
     InvalidParameterError,
     NotEnoughMemoryError,
 )
-from skl_mmap.files import (  # noqa: E402
-    _arrow_file,
-    _block_writer,
-    _load,
-    load,
-)
-from skl_mmap.files._load_progress import LoadProgress  # noqa: E402
+from skl_mmap.files import _columns, _load, _typed, load  # noqa: E402
+from skl_mmap.files._load import LoadProgress  # noqa: E402
 from skl_mmap.memory import SharedArray, can_remap  # noqa: E402
 from tests.files.load_common import (  # noqa: E402
     TABLE_NAMES,
@@ -85,8 +80,8 @@ def test_integers_stay_integers(name: str, folder: Path) -> None:
 def test_parquet_columns_may_come_a_few_at_a_time(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_arrow_file, "_MAX_GROUP_BYTES", 1)
-    monkeypatch.setattr(_arrow_file, "_MAX_BATCH_ROWS", 700)
+    monkeypatch.setattr(_typed, "_MAX_GROUP_BYTES", 1)
+    monkeypatch.setattr(_typed, "_MAX_BATCH_ROWS", 700)
     X, y = load(folder / "x.parquet", columns=["f", "a"], target="kind", as_frame=False)
     table = make_table()
     np.testing.assert_array_equal(X, numbers_of(table, ["f", "a"]))
@@ -97,8 +92,8 @@ def test_parquet_columns_may_come_a_few_at_a_time(
 def test_large_parts_are_cut(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_arrow_file, "_MAX_BATCH_ROWS", 100)
-    monkeypatch.setattr(_block_writer, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(_typed, "_MAX_BATCH_ROWS", 100)
+    monkeypatch.setattr(_columns, "_BLOCK_BYTES", 1000)
     table = make_table()
     flags = pa.array(np.arange(5000) % 3 == 0, mask=np.arange(5000) % 7 == 0)
     as_text = table.append_column("flag", flags.cast("uint8"))
@@ -357,16 +352,16 @@ def test_the_bar_comes_when_it_is_wanted(
     load(folder / "x.csv", columns=["a"], as_frame=False)
     load(folder / "x.csv", columns=["a"], as_frame=False, progress=False)
     assert capfd.readouterr().err == ""
-    with LoadProgress("loading x.csv", 100, True) as bar:
-        bar.update(50)
+    with LoadProgress("loading x.csv", True) as bar:
+        bar.update(50, 100)
         assert bar._bar.tasks[0].completed == 50
-        bar.update(200)
+        bar.update(200, 100)
         assert bar._bar.tasks[0].completed == 100
 
 
 def test_the_bar_waits_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rich", reason="needs the extra demo")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with LoadProgress("loading x.csv", 100, None) as bar:
-        bar.update(50)
+    with LoadProgress("loading x.csv", None) as bar:
+        bar.update(50, 100)
         assert bar._bar is None

@@ -21,7 +21,6 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut files into slices of a few lines."""
     monkeypatch.setattr(_csv, "_SLICE_BYTES", 64)
     monkeypatch.setattr(_csv, "_FIRST_SLICE_BYTES", 64)
-    monkeypatch.setattr(_csv, "_HEADER_STEP_BYTES", 16)
 
 
 def load_text(tmp_path: Path, text: str | bytes, **options: Any) -> Any:

@@ -145,14 +145,14 @@ def test_values_that_do_not_fit_are_named(order: Any, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"as_frame": True}, "no names of columns"),
-        ({"columns": ["a"]}, "'a' is no column"),
+        ({"columns": ["a"]}, "'a' is not a column"),
         ({"columns": "a"}, "neither a list of positions"),
-        ({"columns": [5]}, "5 is no column"),
-        ({"columns": [True]}, "True is no column"),
+        ({"columns": [5]}, "5 is not a column"),
+        ({"columns": [True]}, "True is not a column"),
         ({"columns": []}, "gives no column"),
         ({"columns": [1, -4]}, "one twice"),
         ({"columns": [1], "target": 1}, "or the target"),
-        ({"target": -6}, "-6 is no column"),
+        ({"target": -6}, "-6 is not a column"),
         ({"dtype": object}, "not a type"),
     ],
 )
@@ -187,7 +187,7 @@ def test_text_cannot_become_numbers(tmp_path: Path) -> None:
 def test_a_file_that_was_cut_off_is_an_error(n_bytes: int, tmp_path: Path) -> None:
     path = save(tmp_path / "x.npy", np.zeros((4, 5)))
     path.write_bytes(path.read_bytes()[:n_bytes])
-    with pytest.raises(FileFormatError, match=r"x\.npy is no complete"):
+    with pytest.raises(FileFormatError, match=r"x\.npy is not a complete"):
         load(path)
 
 
@@ -197,5 +197,5 @@ def test_a_file_that_was_cut_off_is_an_error(n_bytes: int, tmp_path: Path) -> No
 def test_a_damaged_header_is_an_error(old: bytes, new: bytes, tmp_path: Path) -> None:
     path = save(tmp_path / "x.npy", np.zeros((4, 5)))
     path.write_bytes(path.read_bytes().replace(old, new))
-    with pytest.raises(FileFormatError, match=r"x\.npy is no complete"):
+    with pytest.raises(FileFormatError, match=r"x\.npy is not a complete"):
         load(path)
