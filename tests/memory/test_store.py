@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import threading
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skl_mmap._linux.proc import resident_bytes
 from skl_mmap.exceptions import NotEnoughMemoryError
-from skl_mmap.memory import Store, rebuild_array
+from skl_mmap.memory import Conversion, Store, _store, rebuild_array
 from skl_mmap.memory import _placement as placement
 from tests import strategies
 from tests.memory.sharing import (
@@ -70,6 +74,114 @@ def test_one_byte_changed_between_two_calls_is_seen(data: st.DataObject) -> None
     store.next_call()
     assert_same(received(store, array), as_stored(array))
     assert_same_values(first, before)
+
+
+CONVERSIONS = {
+    "as it is": Conversion(),
+    "float32": Conversion(np.dtype(np.float32)),
+    "C": Conversion(order="C"),
+    "float32 F": Conversion(np.dtype(np.float32), "F"),
+}
+
+
+def refill(array: np.ndarray[Any, Any], seed: int) -> None:
+    array[...] = strategies.fill(array.dtype, array.shape, seed)
+
+
+@strategies.examples(150)
+@given(
+    array=strategies.arrays(max_pages=200),
+    small_bytes=st.sampled_from([0, _store._SMALL_BYTES]),
+)
+def test_an_array_refilled_within_a_call_is_seen(
+    array: np.ndarray[Any, Any], small_bytes: int
+) -> None:
+    array = array if array.flags.writeable else array.copy(order="K")
+    with mock.patch.object(_store, "_SMALL_BYTES", small_bytes):
+        store = make_store()
+        first = received(store, array)
+        before = array.copy()
+        for seed in (1, 2):
+            refill(array, seed)
+            assert_same(received(store, array), as_stored(array))
+        assert_same_values(first, before)
+
+
+@strategies.examples(60)
+@given(
+    shape=st.sampled_from([(300_000,), (60_000, 5), (500, 600), (2, 150_000)]),
+    order=st.sampled_from(["C", "F"]),
+    step=st.sampled_from([1, 2, -1]),
+    name=st.sampled_from(list(CONVERSIONS)),
+    data=st.data(),
+)
+def test_an_array_refilled_within_a_call_is_converted_anew(
+    shape: tuple[int, ...], order: Any, step: int, name: str, data: st.DataObject
+) -> None:
+    rng = np.random.default_rng(0)
+    array = np.asarray(rng.random(shape), order=order)[::step]
+    store = make_store()
+
+    def receive() -> np.ndarray[Any, Any]:
+        shared = store.share(array, conversion=CONVERSIONS[name])
+        assert shared is not None
+        return rebuild_array(shared[0])
+
+    for _ in range(3):
+        dtype = CONVERSIONS[name].dtype_of(array)
+        np.testing.assert_array_equal(receive(), array.astype(dtype))
+        end = data.draw(st.sampled_from(["all", 0, -1]))
+        if end == "all":
+            array[...] = rng.random(array.shape)
+        else:
+            array[(end,) * array.ndim] += 1
+
+
+def test_a_new_view_is_compared_as_a_whole() -> None:
+    array = np.zeros((50_000, 10))
+    store = make_store()
+    for number in range(1, 4):
+        _, segment = shared_with(store, array[:])
+        array[number * 7777, 3] = number
+        assert shared_with(store, array[:])[1] is not segment
+        assert_same(received(store, array.reshape(-1)), array.reshape(-1))
+
+
+def test_several_views_of_one_array_stay_known() -> None:
+    views = [base := np.zeros(300_000), base[:], base.view()]
+    store = make_store()
+    segments = {id(shared_with(store, view)[1]) for view in views}
+    with mock.patch.object(_store, "_holds", side_effect=AssertionError):
+        segments |= {id(shared_with(store, view)[1]) for view in views}
+    assert len(segments) == 1
+
+
+def test_a_version_that_was_old_once_has_to_prove_itself() -> None:
+    array = np.zeros(300_000)
+    middle = len(array) // 130  # between two places of the sample
+    store = make_store()
+    _, kept = shared_with(store, array)
+    array[0] = 1.0
+    shared_with(store, array)
+    array[0] = 0.0
+    array[middle] = 1.0
+    assert received(store, array)[middle] == 1.0
+    assert kept.n_bytes == array.nbytes
+
+
+def test_only_a_sample_is_read_within_a_call(tmp_path: Path) -> None:
+    path = tmp_path / "numbers"
+    path.write_bytes(bytes(64 << 20))
+    with path.open("r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    array = np.frombuffer(mapped, dtype=float)
+    store = make_store()
+    _, segment = shared_with(store, array)
+    mapped.madvise(mmap.MADV_DONTNEED)
+    assert shared_with(store, array)[1] is segment
+    # The kernel maps up to 16 pages at once that are there already.
+    _, read_bytes = resident_bytes(array.ctypes.data, array.nbytes)
+    assert 0 < read_bytes <= 66 * 2 * 16 * PAGE_BYTES < array.nbytes / 4
 
 
 @strategies.examples(60)
