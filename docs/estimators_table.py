@@ -39,12 +39,17 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import all_estimators, get_tags
 
 from skl_mmap.copies._job import Answer
-from skl_mmap.copies._layout import Layout, all_layouts, layout_of
-from skl_mmap.copies._probe import find_conversion, list_results
+from skl_mmap.copies._known_layouts import find_conversion, list_results
+from skl_mmap.copies._numpy_memory import shorten
 from skl_mmap.copies._prober import Prober
 from skl_mmap.copies._remedies import find_suggestions
-from skl_mmap.copies._results import CopySite, Suggestion
-from skl_mmap.copies._stacks import shorten
+from skl_mmap.copies._results import (
+    CopySite,
+    Layout,
+    Suggestion,
+    all_layouts,
+    layout_of,
+)
 from skl_mmap.exceptions import FileFormatError
 
 # Shapes of about 10 MB. What takes O(n_samples ** 2) gets many features instead, what
@@ -404,8 +409,7 @@ def _measure(row: Row, prober: Prober, given: Layout, methods: tuple[str, ...]) 
 def _measure_methods(
     prober: Prober, layout: Layout, methods: tuple[str, ...]
 ) -> dict[str, Answer]:
-    measured = prober.measure(layout, methods, compares=layout.mode == "c")
-    return {answer.copies.method: answer for answer in measured}
+    return prober.measure(layout, methods, compares=layout.mode == "c")
 
 
 def _find_conversions(

@@ -39,7 +39,7 @@ class CopySites:
     def _notice(
         self, address: int, n_bytes: int, old: int, frame: FrameType | None
     ) -> None:
-        from skl_mmap.copies._stacks import find_site, read_stack
+        from skl_mmap.copies._numpy_memory import find_site, read_stack
 
         stack = read_stack(frame, "")
         # Rows that could not be mapped were selected on behalf of somebody else.

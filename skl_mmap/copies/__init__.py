@@ -1,10 +1,10 @@
 """How often estimators copy X, where, why, and what helps."""
 
 from skl_mmap.copies._check import assert_no_copy, check_copies
-from skl_mmap.copies._layout import Layout
 from skl_mmap.copies._report import CopyReport
 from skl_mmap.copies._results import (
     CopySite,
+    Layout,
     LayoutResult,
     MethodCopies,
     Suggestion,

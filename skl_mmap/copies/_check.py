@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy.typing as npt
 
-from skl_mmap.copies._job import Answer
-from skl_mmap.copies._layout import Layout, all_layouts, given_layouts
-from skl_mmap.copies._native import check_memray
+from skl_mmap.copies._job import Answers, agree
+from skl_mmap.copies._measuring import check_memray
 from skl_mmap.copies._prober import Prober, as_table
-from skl_mmap.copies._remedies import agree, find_suggestions
+from skl_mmap.copies._remedies import find_suggestions
 from skl_mmap.copies._report import CopyReport
-from skl_mmap.copies._results import LayoutResult
+from skl_mmap.copies._results import (
+    Layout,
+    LayoutResult,
+    all_layouts,
+    given_layouts,
+    layout_of,
+)
 from skl_mmap.exceptions import InvalidParameterError
-
-__all__ = ["assert_no_copy", "check_copies"]
 
 _LAYOUTS = {"given": given_layouts, "all": all_layouts}
 
@@ -102,19 +105,23 @@ def check_copies(
     _check_parameters(table, y, methods, layouts, timeout_seconds)
     if deep:
         check_memray()
-    wanted = _LAYOUTS[layouts](table)
-    return _check(
+    with Prober(
         estimator,
         table,
         y,
+        layout=layout_of(table),
         methods=tuple(methods),
-        layouts=wanted,
         n_rows=n_rows,
-        deep=deep,
         timeout_seconds=float(timeout_seconds),
-        suggests_above=0.0 if suggestions else None,
-        start=start,
-    )
+        deep=deep,
+    ) as prober:
+        return _measure(
+            prober,
+            table.shape,
+            _LAYOUTS[layouts](table),
+            suggests_above=0.0 if suggestions else None,
+            start=start,
+        )
 
 
 def assert_no_copy(
@@ -160,66 +167,43 @@ def assert_no_copy(
     start = time.monotonic()
     table = as_table(X)
     _check_parameters(table, y, methods, "given", 300.0)
-    report = _check(
-        estimator,
-        table,
-        y,
-        methods=tuple(methods),
-        layouts=given_layouts(table)[:1],
-        n_rows=None,
-        deep=False,
-        timeout_seconds=300.0,
-        suggests_above=max_copies,
-        start=start,
-    )
+    given = layout_of(table)
+    with Prober(estimator, table, y, layout=given, methods=tuple(methods)) as prober:
+        report = _measure(
+            prober, table.shape, (given,), suggests_above=max_copies, start=start
+        )
     report.assert_no_copy(methods=tuple(methods), max_copies=max_copies)
 
 
-def _check(
-    estimator: Any,
-    X: npt.NDArray[Any],
-    y: Any,
-    *,
-    methods: tuple[str, ...],
+def _measure(
+    prober: Prober,
+    shape: tuple[int, ...],
     layouts: tuple[Layout, ...],
-    n_rows: int | None,
-    deep: bool,
-    timeout_seconds: float,
+    *,
     suggests_above: float | None,
     start: float,
 ) -> CopyReport:
+    """Measure the prober's methods in some layouts, the given one first."""
     given = layouts[0]
-    with Prober(
-        estimator,
-        X,
-        y,
-        layout=given,
-        methods=methods,
-        n_rows=n_rows,
-        timeout_seconds=timeout_seconds,
-        deep=deep,
-    ) as prober:
-        compares = suggests_above is not None or len(layouts) > 2
-        answers = {
-            layout: {
-                answer.copies.method: answer
-                for answer in prober.measure(layout, methods, compares=compares)
-            }
-            for layout in layouts
-        }
-        is_copied = suggests_above is not None and any(
-            (answer.copies.copies or 0.0) > suggests_above
-            for found in answers.values()
-            for answer in found.values()
-        )
-        found = find_suggestions(prober, given, answers) if is_copied else ()
+    compares = suggests_above is not None or len(layouts) > 2
+    answers: dict[Layout, Answers] = {
+        layout: prober.measure(layout, compares=compares) for layout in layouts
+    }
+    is_copied = suggests_above is not None and any(
+        (answer.copies.copies or 0.0) > suggests_above
+        for found in answers.values()
+        for answer in found.values()
+    )
     return CopyReport(
-        estimator=" ".join(repr(estimator).split()),
+        estimator=prober.name,
         given=given,
-        shape=(int(X.shape[0]), int(X.shape[1])),
+        shape=(int(shape[0]), int(shape[1])),
         n_samples=prober.n_samples,
-        layouts=tuple(map(_as_result, answers, answers.values())),
-        suggestions=found,
+        layouts=tuple(
+            LayoutResult(layout, tuple(answer.copies for answer in found.values()))
+            for layout, found in answers.items()
+        ),
+        suggestions=find_suggestions(prober, given, answers) if is_copied else (),
         same_results=tuple(
             layout
             for layout in layouts
@@ -229,10 +213,6 @@ def _check(
         notes=prober.notes,
         seconds=time.monotonic() - start,
     )
-
-
-def _as_result(layout: Layout, answers: dict[str, Answer]) -> LayoutResult:
-    return LayoutResult(layout, tuple(answer.copies for answer in answers.values()))
 
 
 def _check_parameters(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Content", "Reference"]
+from skl_mmap.copies._results import Content, Layout
 
 Read = Callable[[int, int], bytes]
 """Takes address and bytes; raises OSError if they are not there."""
@@ -21,35 +20,6 @@ _MAX_CANDIDATES = 50
 _DTYPES = (np.dtype(np.float64), np.dtype(np.float32))
 # Rounding of what was computed from X, in the precision of the block.
 _TOLERANCE = 1e4
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What a block holds.
-
-    Attributes
-    ----------
-    kind : {"equal", "centered", "scaled", "rows"}
-        The numbers of X, these minus or times one number for each column, or some of
-        its rows.
-    dtype : str
-        Of the block.
-    order : {"C", "F"}
-        Likewise.
-    """
-
-    kind: str
-    dtype: str
-    order: str
-
-    def __str__(self) -> str:
-        names = {
-            "equal": "X",
-            "centered": "centered X",
-            "rows": "rows of X",
-            "scaled": "scaled X",
-        }
-        return f"{names[self.kind]} as {self.dtype} {self.order}"
 
 
 class Reference:
@@ -85,21 +55,8 @@ class Reference:
     def identify(self, address: int, n_bytes: int, read: Read) -> Content | None:
         """Tell what a block holds, None if it seems to have nothing to do with X.
 
-        Parameters
-        ----------
-        address, n_bytes : int
-            The block.
-        read : callable
-            Reads memory.
-
-        Raises
-        ------
-        OSError
-            If the block is gone.
-
-        Notes
-        -----
-        Some dozen reads: about 0.1 ms.
+        `read` reads memory; its OSError, if the block is gone, is passed on. Some dozen
+        reads take about 0.1 ms.
         """
         # A block may hold anything, numbers that are none among it.
         with np.errstate(all="ignore"):
@@ -115,9 +72,9 @@ class Reference:
                 if n_found == n_rows:
                     kind = self._compare(address, dtype, order, read)
                     if kind is not None:
-                        return Content(kind, str(dtype), order)
+                        return Content(kind, Layout(str(dtype), order))
                 if self._holds_rows(address, n_found, dtype, order, read):
-                    return Content("rows", str(dtype), order)
+                    return Content("rows", Layout(str(dtype), order))
         return None
 
     def _compare(
@@ -162,7 +119,7 @@ class Reference:
     def _holds_rows(
         self, address: int, n_found: int, dtype: np.dtype[Any], order: str, read: Read
     ) -> bool:
-        """Whether the first, the middle and the last row are rows of X."""
+        """Return whether the first, the middle and the last row are rows of X."""
         if n_found < 3 or self._shape[1] < 2:
             return False
         for place in (0, n_found // 2, n_found - 1):
@@ -175,7 +132,7 @@ class Reference:
         return True
 
     def _has_row(self, row: npt.NDArray[Any]) -> bool:
-        """Whether there is such a row in X, converted to the dtype of the row."""
+        """Return whether X has such a row, converted to its dtype."""
         value = row[0]
         low = high = value
         if row.dtype.kind == "f":
@@ -197,7 +154,7 @@ def _float(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def _compare_columns(
     given: npt.NDArray[np.float64], found: npt.NDArray[np.float64], eps: float
 ) -> str | None:
-    """Whether each column is moved, or moved and stretched."""
+    """Tell whether each column was moved, or moved and stretched."""
     varies = np.ptp(given, axis=0) > 0
     if not varies.any():
         return None

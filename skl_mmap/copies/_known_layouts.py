@@ -11,31 +11,29 @@ import functools
 import inspect
 import json
 import threading
+from collections.abc import Callable
 from importlib import metadata, resources
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap.copies._layout import Layout
-
-__all__ = ["find_layout", "known_layouts"]
+from skl_mmap.copies._job import Answers, agree
+from skl_mmap.copies._prober import Prober, as_table
+from skl_mmap.copies._results import CopySite, Layout, Reason, layout_of
 
 _TABLE = "layouts.json"
+# Of X: fewer copies are none, and what saves less is no gain.
+_MIN_COPIES = 0.1
+_MIN_SAVED = 0.15
 # Bytes of the sample that is probed: enough to tell a copy of X from vectors.
 _SAMPLE_BYTES = 8 << 20
 # What these are has nothing to do with how the input is converted. Of all others,
 # numbers do not matter, and words and flags have to be the defaults, as measured.
 _HARMLESS = frozenset(
     {
-        *(
-            "bootstrap",
-            "class_weight",
-            "criterion",
-            "loss",
-            "max_features",
-            "max_samples",
-        ),
+        *("bootstrap", "class_weight", "criterion", "loss", "max_features"),
+        "max_samples",
         *("n_jobs", "oob_score", "random_state", "verbose", "warm_start", "penalty"),
         *("early_stopping", "learning_rate", "selection", "shuffle", "splitter", "tol"),
     }
@@ -123,8 +121,6 @@ def _probe_once(
 def _probe(
     estimator: Any, X: npt.NDArray[Any], y: Any, order: Any
 ) -> tuple[Layout | None, str]:
-    from skl_mmap.copies._probe import converts_to
-
     n_rows = min(len(X), max(_SAMPLE_BYTES // (X.nbytes // len(X)), 1))
     rows = np.linspace(0, len(X) - 1, n_rows).astype(np.intp)
     sample = np.asarray(X[rows], order=order)
@@ -187,3 +183,100 @@ def _is_current(package: str, version: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return installed.split(".")[:2] == version.split(".")[:2]
+
+
+def converts_to(
+    estimator: Any, X: Any, y: Any = None, *, timeout_seconds: float = 120.0
+) -> tuple[Layout | None, str]:
+    """Find the layout to which an estimator converts all of X, and does only that.
+
+    Three things have to be true: fit copies X only in order to convert it, when it
+    checks its input; fitted model and results are the same, bit by bit, if X is
+    converted before; and fewer copies are made then.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A clone is fitted, in processes of its own.
+    X : array-like of shape (n_samples, n_features)
+        A sample of some MB, in the layout that is asked about.
+    y : array-like of shape (n_samples,), default=None
+        Target.
+    timeout_seconds : float, default=120
+        For each of two layouts.
+
+    Returns
+    -------
+    layout : Layout or None
+        Always copy-on-write; None if it is none.
+    reason : str
+        Why, in words.
+    """
+    table = as_table(X)
+    given = layout_of(table)
+    methods = ("fit", *list_results(estimator))
+    with Prober(
+        estimator,
+        table,
+        y,
+        layout=given,
+        methods=methods,
+        timeout_seconds=timeout_seconds,
+    ) as prober:
+        return find_conversion(
+            given, lambda layout: prober.measure(layout, compares=True)
+        )
+
+
+def find_conversion(
+    given: Layout, measure: Callable[[Layout], Answers]
+) -> tuple[Layout | None, str]:
+    """Find the layout to which an estimator converts; see `converts_to`.
+
+    `measure` returns what was measured in a layout, with fingerprints.
+    """
+    before = measure(given)
+    fit = before["fit"].copies
+    if fit.copies is None:
+        return None, f"fit could not be measured: {fit.outcome}. {fit.message}"
+    if not fit.sites or fit.copies <= _MIN_COPIES:
+        return None, "fit makes no copy"
+    layout = next(filter(None, (_find_target(s, given) for s in fit.sites)), None)
+    if layout is None or layout == given:
+        return None, f"fit copies X for another reason: {fit.sites[0].detail}"
+    after = measure(layout)
+    if layout.dtype == given.dtype:
+        # Another order is for fit alone: rows to predict for are selected into C order.
+        before, after = {"fit": before["fit"]}, {"fit": after["fit"]}
+    verdict, _ = agree(before, after)
+    if verdict != "identical":
+        return None, f"with X as {layout.dtype} {layout.order}, results are {verdict}"
+    now = after["fit"].copies
+    assert now.copies is not None
+    before_bytes = fit.copies * fit.input_bytes
+    if now.copies * now.input_bytes > before_bytes - _MIN_SAVED * fit.input_bytes:
+        return None, f"fit copies X as {layout.dtype} {layout.order} just as much"
+    return layout, (
+        f"fit converts X to {layout.dtype} {layout.order}, with the same results"
+    )
+
+
+def list_results(estimator: Any) -> list[str]:
+    """Return the methods whose results are compared."""
+    names = ("predict", "predict_proba", "decision_function", "transform")
+    return [name for name in names if hasattr(estimator, name)]
+
+
+def _find_target(site: CopySite, given: Layout) -> Layout | None:
+    """Return the layout of a copy that check_array has made only to convert X."""
+    if site.function not in ("check_array", "_asarray_with_order"):
+        return None
+    if site.reason not in (Reason.DTYPE, Reason.ORDER):
+        return None
+    if site.holds is not None:
+        return site.holds.layout if site.holds.kind == "equal" else None
+    # It was gone before anybody could look at it. What is tried will be compared.
+    if site.reason == Reason.ORDER:
+        return Layout(given.dtype, "C" if given.order == "F" else "F")
+    other = {"float64": "float32", "float32": "float64"}.get(given.dtype)
+    return None if other is None else Layout(other, given.order)

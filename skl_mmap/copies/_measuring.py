@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
+import mmap
 import os
+import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,18 +20,22 @@ import numpy.typing as npt
 
 from skl_mmap._linux.calls import use_own_mappings
 from skl_mmap._linux.proc import descriptor_path
-from skl_mmap.copies import _calls
-from skl_mmap.copies._blocks import MIN_BLOCK_BYTES
-from skl_mmap.copies._calls import call, find_own_files, find_views, fits, list_arrays
-from skl_mmap.copies._coefficients import Shape, divide, list_shapes
-from skl_mmap.copies._detector import Detector, keep_to_one_processor
-from skl_mmap.copies._fingerprint import take_fingerprint
-from skl_mmap.copies._job import Answer, Job, Sample, Scouting
-from skl_mmap.copies._layout import map_layout
-from skl_mmap.copies._results import MethodCopies
-from skl_mmap.copies._verdict import Run, is_certain, judge
-
-__all__ = ["perform"]
+from skl_mmap.copies._detector import (
+    MIN_BLOCK_BYTES,
+    Detector,
+    keep_to_one_processor,
+)
+from skl_mmap.copies._job import Answer, Job, Sample, Scouting, take_fingerprint
+from skl_mmap.copies._results import Layout, MethodCopies
+from skl_mmap.copies._verdict import (
+    Run,
+    Shape,
+    divide,
+    is_certain,
+    judge,
+    list_shapes,
+)
+from skl_mmap.exceptions import MeasurementError
 
 Send = Callable[[Any], None]
 
@@ -35,6 +43,21 @@ Send = Callable[[Any], None]
 _MIN_SHARE = 0.08
 _MIN_SCOUTED_ROWS = 64
 _MAX_POWER = 3.0
+_FITTING = frozenset({"fit", "fit_predict", "fit_transform", "partial_fit"})
+_WITH_TARGET = _FITTING | {"score"}
+# Of all estimators, and therefore of none.
+_BASES = (
+    os.path.join("sklearn", "base.py"),
+    os.path.join("sklearn", "utils", "_metadata_requests.py"),
+    os.path.join("sklearn", "utils", "_set_output.py"),
+    os.path.join("sklearn", "utils", "metaestimators.py"),
+)
+_MAX_DEPTH = 6
+_MAX_ITEMS = 200
+_MAX_VIEWS = 8
+_POSITION = re.compile(r"\[\d+\]")
+_MAX_FRAMES = 6
+_ALLOCATORS = ("malloc", "calloc", "realloc", "mmap", "operator new", "aligned_alloc")
 
 
 @dataclass(slots=True)
@@ -196,7 +219,7 @@ def _run_all(work: Work, shape: Shape, *, is_measured: bool) -> dict[str, Method
 def _run(work: Work, estimator: Any, method: str, shape: Shape) -> Run:
     """Measure one call."""
     X, y = work.take(shape)
-    detector = Detector(X, _calls.__file__)
+    detector = Detector(X, __file__)
     with detector:
         result = call(estimator, method, X, y)
     run = Run(detector.numbers, X.nbytes)
@@ -228,8 +251,6 @@ def _answer(work: Work, method: str) -> None:
 
 def _look_deeply(work: Work, method: str, shape: Shape) -> tuple[str, ...]:
     """Call a method once more, with memray watching."""
-    from skl_mmap.copies._native import watch_native
-
     estimator = work.make_estimator()
     if not fits(method):
         call(estimator, "fit", *work.take(shape))
@@ -238,3 +259,198 @@ def _look_deeply(work: Work, method: str, shape: Shape) -> tuple[str, ...]:
     return watch_native(
         lambda: call(estimator, method, X, y), path, least_bytes=X.nbytes // 5
     )
+
+
+def fits(method: str) -> bool:
+    """Whether a method makes a fitted estimator of one that is not."""
+    return method in _FITTING
+
+
+def call(estimator: Any, method: str, X: npt.NDArray[Any], y: Any) -> Any:
+    """Call a method of an estimator with data, and with y if it takes one."""
+    function = getattr(estimator, method)
+    if method not in _WITH_TARGET or y is None:
+        return function(X)
+    if method == "partial_fit" and "classes" in inspect.signature(function).parameters:
+        return function(X, y, classes=np.unique(y))
+    return function(X, y)
+
+
+def find_own_files(estimator: Any) -> frozenset[str]:
+    """Return the files of the classes that an estimator and its parts are made of."""
+    parts = [estimator]
+    if hasattr(estimator, "get_params"):
+        parts += estimator.get_params(deep=True).values()
+    classes = {
+        class_
+        for part in parts
+        if hasattr(part, "fit") and not isinstance(part, type)
+        for class_ in type(part).__mro__
+    }
+    files = {_file_of(class_) for class_ in classes} - {""}
+    return frozenset(file for file in files if not file.endswith(_BASES))
+
+
+def _file_of(class_: type[Any]) -> str:
+    try:
+        return inspect.getfile(class_)
+    except (TypeError, OSError):
+        return ""
+
+
+def list_arrays(value: Any) -> list[npt.NDArray[Any]]:
+    """Return the arrays that a result is made of."""
+    if isinstance(value, np.ndarray):
+        return [value]
+    if isinstance(value, tuple | list):
+        return [array for item in value[:_MAX_ITEMS] for array in list_arrays(item)]
+    parts = (getattr(value, name, None) for name in ("data", "indices", "indptr"))
+    return [part for part in parts if isinstance(part, np.ndarray)]
+
+
+def find_views(estimator: Any, X: npt.NDArray[Any]) -> tuple[str, ...]:
+    """Name the attributes of an estimator that share memory with X."""
+    start = int(X.__array_interface__["data"][0])
+    found = [
+        path
+        for path, array in _walk(estimator, "", 0, set())
+        if start <= int(array.__array_interface__["data"][0]) < start + X.nbytes
+    ]
+    if len(found) > _MAX_VIEWS:
+        # Those of every leaf of a tree, for example: once for all leaves.
+        found = [_POSITION.sub("[...]", path) for path in found]
+    return tuple(dict.fromkeys(found))
+
+
+def _walk(
+    value: Any, path: str, depth: int, seen: set[int]
+) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """Yield all arrays that can be reached, with the attributes that lead there."""
+    if isinstance(value, np.ndarray):
+        if value.size:
+            yield path, value
+        return
+    if depth > _MAX_DEPTH or id(value) in seen or isinstance(value, str | bytes | type):
+        return
+    seen.add(id(value))
+    items: Any = ()
+    if isinstance(value, dict):
+        items = ((f"{path}[{key!r}]", item) for key, item in value.items())
+    elif isinstance(value, tuple | list):
+        items = ((f"{path}[{i}]", item) for i, item in enumerate(value[:_MAX_ITEMS]))
+    elif hasattr(value, "__dict__") and not callable(value):
+        items = ((f"{path}.{name}".lstrip("."), v) for name, v in vars(value).items())
+    elif type(value).__module__.startswith("sklearn."):
+        # Trees of neighbours, written in C, show what they were made from.
+        data = getattr(value, "data", None)
+        if isinstance(data, np.ndarray | memoryview):
+            items = [(f"{path}.data", np.asarray(data))]
+    for name, item in items:
+        yield from _walk(item, name, depth + 1, seen)
+
+
+def map_layout(X: npt.NDArray[Any], layout: Layout) -> npt.NDArray[Any]:
+    """Copy an array to a file in memory, and map that in some layout.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        The data.
+    layout : Layout
+        How the result lies in memory.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features)
+        A private mapping that begins on a page of its own; all pages are in memory, and
+        none of them is private yet.
+    """
+    dtype = np.dtype(layout.dtype)
+    n_bytes = X.size * dtype.itemsize
+    fd = os.memfd_create("skl_mmap-copies", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, n_bytes)
+        with mmap.mmap(fd, n_bytes) as filling:
+            target: npt.NDArray[Any] = np.ndarray(
+                X.shape, dtype, filling, order=_order(layout)
+            )
+            with np.errstate(over="ignore"):
+                target[...] = X
+            del target
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if layout.mode == "c" else 0)
+        pages = mmap.mmap(fd, n_bytes, mmap.MAP_PRIVATE, protection)
+    finally:
+        os.close(fd)
+    # Reading one byte of each page brings it into memory.
+    np.frombuffer(pages, np.uint8)[:: mmap.PAGESIZE].max()
+    return np.ndarray(X.shape, dtype, pages, order=_order(layout))
+
+
+def _order(layout: Layout) -> Any:
+    return layout.order
+
+
+def check_memray() -> None:
+    """Raise an error if memray is not there.
+
+    Raises
+    ------
+    MeasurementError
+        With what to install.
+    """
+    try:
+        import memray  # noqa: F401
+    except ImportError as error:
+        raise MeasurementError(
+            "deep=True looks at native code with memray, which is not installed. "
+            "Run: pip install 'skl-mmap[deep]'"
+        ) from error
+
+
+def watch_native(
+    function: Callable[[], Any], path: str, *, least_bytes: int
+) -> tuple[str, ...]:
+    """Call a function, and name what took memory that was there at its peak.
+
+    Parameters
+    ----------
+    function : callable
+        Without arguments.
+    path : str
+        A file that memray writes and that is removed.
+    least_bytes : int
+        Of one place, to be named.
+
+    Returns
+    -------
+    tuple of str
+        Size and functions from the inside out, the largest first.
+    """
+    import memray
+
+    destination = memray.FileDestination(path, overwrite=True)
+    try:
+        with memray.Tracker(destination=destination, native_traces=True):
+            function()
+        with memray.FileReader(path) as reader:
+            records = [
+                (record.size, _name_frames(record))
+                for record in reader.get_high_watermark_allocation_records(
+                    merge_threads=True
+                )
+                if record.size >= least_bytes
+            ]
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    records.sort(reverse=True)
+    return tuple(f"{size / 2**20:.1f} MiB in {names}" for size, names in records)
+
+
+def _name_frames(record: Any) -> str:
+    names = [
+        function
+        for function, _, _ in record.hybrid_stack_trace()
+        if not function.startswith(_ALLOCATORS)
+    ]
+    return " < ".join(names[:_MAX_FRAMES])

@@ -15,14 +15,13 @@ See https://numpy.org/neps/nep-0049.html.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from skl_mmap._linux.calls import Functions, MemoryHandler, memory_handler
-
-__all__ = ["NumpyHook", "is_hookable"]
 
 # Place of PyDataMem_GetHandler in the table of NumPy's C API, in these versions of its
 # ABI: those of NumPy 1 and of NumPy 2.
@@ -30,6 +29,18 @@ _GET_HANDLER = 305
 _ABI_VERSIONS = (0x01000009, 0x02000000)
 _NAME = b"default_allocator"
 _VERSION = 1
+
+_MAX_DEPTH = 60
+# Code that only passes a call on: whoever called it is of interest.
+_WRAPPERS = (
+    f"{os.sep}numpy{os.sep}",
+    f"{os.sep}skl_mmap{os.sep}copies{os.sep}",
+    f"{os.sep}array_api_compat{os.sep}",
+    f"sklearn{os.sep}utils{os.sep}_array_api.py",
+    f"sklearn{os.sep}utils{os.sep}fixes.py",
+)
+# What check_array of scikit-learn was asked for.
+_ARGUMENTS = ("copy", "dtype", "force_writeable", "order")
 
 Notice = Callable[[int, int, int, FrameType | None], None]
 """Takes address, bytes, old address (0 if none) and the frame that asked."""
@@ -117,3 +128,69 @@ class NumpyHook:
             return address
 
         return on_malloc, on_calloc, on_realloc
+
+
+class Frame(NamedTuple):
+    """One line of a stack."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{shorten(self.file)}:{self.line} {self.function}"
+
+
+def shorten(file: str) -> str:
+    """Leave out where packages are installed."""
+    for folder in ("site-packages", "dist-packages"):
+        _, found, rest = file.rpartition(f"{os.sep}{folder}{os.sep}")
+        if found:
+            return rest
+    return file
+
+
+def read_stack(frame: FrameType | None, bottom: str) -> tuple[Frame, ...]:
+    """Return the stack from its innermost frame out to that of a file, exclusive.
+
+    Nothing of the frames is kept, since that would keep their arrays alive.
+    """
+    frames: list[Frame] = []
+    while frame is not None and len(frames) < _MAX_DEPTH:
+        code = frame.f_code
+        if code.co_filename == bottom:
+            break
+        frames.append(Frame(code.co_filename, frame.f_lineno, code.co_name))
+        frame = frame.f_back
+    return tuple(frames)
+
+
+def check_arguments(frame: FrameType | None) -> dict[str, Any] | None:
+    """Return what the innermost check_array was asked for; None without one."""
+    for _ in range(_MAX_DEPTH):
+        if frame is None:
+            return None
+        code = frame.f_code
+        if code.co_name == "check_array" and code.co_filename.endswith("validation.py"):
+            values = frame.f_locals
+            return {name: _plain(values.get(name)) for name in _ARGUMENTS}
+        frame = frame.f_back
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """Keep what is small and has nothing to do with arrays."""
+    return value if value is None or isinstance(value, bool | str) else repr(value)[:80]
+
+
+def find_site(stack: tuple[Frame, ...]) -> Frame | None:
+    """Return the innermost frame that decides anything, None if there is none."""
+    for frame in stack:
+        if not any(part in frame.file for part in _WRAPPERS):
+            return frame
+    return stack[0] if stack else None
+
+
+def find_through(stack: tuple[Frame, ...], own_files: frozenset[str]) -> Frame | None:
+    """Return the innermost frame of the estimator's own code, by its files."""
+    return next((frame for frame in stack if frame.file in own_files), None)

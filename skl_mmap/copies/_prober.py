@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import numbers
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from types import ModuleType
 from typing import Any, final
 
+import cloudpickle
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap._linux.proc import can_remap
 from skl_mmap._units import format_bytes
 from skl_mmap.copies._job import Answer, Job
-from skl_mmap.copies._layout import Layout
-from skl_mmap.copies._pickling import pickle_estimator
+from skl_mmap.copies._results import Layout
 from skl_mmap.copies._server_process import ServerProcess, make_sample
 from skl_mmap.exceptions import InvalidParameterError, MeasurementError
-from skl_mmap.memory import can_remap
-
-__all__ = ["Prober", "as_table"]
 
 # Enough to tell a copy from vectors and from noise of the kernel's numbers.
 _SAMPLE_BYTES = 16 << 20
@@ -68,17 +70,19 @@ class Prober:
     layout : Layout
         In which it is tried how many rows the time allows.
     methods : tuple of str
-        Likewise.
-    n_rows : int or None
+        What is called.
+    n_rows : int, default=None
         Rows of the largest sample; None for some 16 MB, or fewer if a call with them
         takes more than some seconds.
-    timeout_seconds : float
+    timeout_seconds : float, default=300
         For all methods in one layout.
-    deep : bool
+    deep : bool, default=False
         Whether memray looks on.
 
     Attributes
     ----------
+    name : str
+        The estimator in one line.
     estimator : estimator
         The clone.
     n_samples : int
@@ -102,102 +106,80 @@ class Prober:
         deep: bool = False,
     ) -> None:
         _check_system()
+        self.name = " ".join(repr(estimator).split())
         self.estimator = _make_repeatable(estimator)
+        self._methods = methods
         self.cheaper: dict[str, Any] = {}
         self.notes: tuple[str, ...] = ()
         wanted = _choose_rows(X, n_rows)
-        data = pickle_estimator(self.estimator)
-        self._folder = tempfile.TemporaryDirectory() if deep else None
-        sample = make_sample(X, y, wanted)
-        try:
-            self._server = ServerProcess(data, sample, timeout_seconds=timeout_seconds)
-        except BaseException:
-            if self._folder is not None:
-                self._folder.cleanup()
-            raise
-        finally:
-            os.close(sample.fd)
-        self.n_samples = wanted
-        try:
+        data = _pickle_estimator(self.estimator)
+        with contextlib.ExitStack() as stack:
+            self._folder = ""
+            if deep:
+                self._folder = stack.enter_context(tempfile.TemporaryDirectory())
+            sample = make_sample(X, y, wanted)
+            try:
+                self._server = stack.enter_context(
+                    ServerProcess(data, sample, timeout_seconds=timeout_seconds)
+                )
+            finally:
+                os.close(sample.fd)
+            self.n_samples = wanted
             if n_rows is None:
-                self._fit_into_time(layout, methods, wanted, X)
-        except BaseException:
-            self.close()
-            raise
+                self._fit_into_time(layout, wanted, X)
+            # Everything went well: what was opened stays open.
+            self._opened = stack.pop_all()
 
     def __enter__(self) -> Prober:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End its processes."""
-        self._server.close()
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._opened.close()
 
     def measure(
         self,
         layout: Layout,
-        methods: tuple[str, ...],
+        methods: tuple[str, ...] | None = None,
         *,
         parameters: dict[str, Any] | None = None,
         compares: bool = False,
-    ) -> list[Answer]:
-        """Measure methods in one layout.
+    ) -> dict[str, Answer]:
+        """Measure methods in one layout, and return an answer for each.
 
         Parameters
         ----------
         layout : Layout
             Of X.
-        methods : tuple of str
-            What to call.
+        methods : tuple of str, default=None
+            What to call, if it is not what all is about.
         parameters : dict, default=None
             For ``set_params``.
         compares : bool, default=False
             Whether fingerprints are wanted, to compare results.
-
-        Returns
-        -------
-        list of Answer
-            One for each method.
         """
         job = Job(
             layout,
-            methods,
+            self._methods if methods is None else methods,
             self.n_samples,
             parameters={**self.cheaper, **(parameters or {})},
             compares=compares,
-            deep_folder="" if self._folder is None else self._folder.name,
+            deep_folder=self._folder,
         )
-        return self._server.measure(job)
+        return {answer.copies.method: answer for answer in self._server.measure(job)}
 
-    def _fit_into_time(
-        self,
-        layout: Layout,
-        methods: tuple[str, ...],
-        wanted: int,
-        X: npt.NDArray[Any],
-    ) -> None:
-        job = Job(layout, methods, wanted, is_scouting=True, seconds=_MAX_SECONDS)
+    def _fit_into_time(self, layout: Layout, wanted: int, X: npt.NDArray[Any]) -> None:
+        """Choose as many rows, up to those wanted, as the time allows."""
+        job = Job(layout, self._methods, wanted, is_scouting=True, seconds=_MAX_SECONDS)
         scouting = self._server.scout(job)
         if scouting is not None and scouting.n_samples < wanted:
             cheaper = _find_cheaper(self.estimator)
+            other = None
             if cheaper:
-                job = Job(
-                    layout,
-                    methods,
-                    wanted,
-                    cheaper,
-                    is_scouting=True,
-                    seconds=_MAX_SECONDS,
-                )
-                other = self._server.scout(job)
-                if other is not None and other.n_samples > scouting.n_samples:
-                    scouting, self.cheaper = other, cheaper
-                    values = ", ".join(f"{k}={v!r}" for k, v in cheaper.items())
-                    self.notes += (f"measured with {values}, to save time",)
+                other = self._server.scout(replace(job, parameters=cheaper))
+            if other is not None and other.n_samples > scouting.n_samples:
+                scouting, self.cheaper = other, cheaper
+                values = ", ".join(f"{k}={v!r}" for k, v in cheaper.items())
+                self.notes += (f"measured with {values}, to save time",)
         row_bytes = X.shape[1] * X.dtype.itemsize
         least = min(wanted, -(-_MIN_BYTES // row_bytes))
         if scouting is not None:
@@ -266,3 +248,60 @@ def _is_more(value: Any, least: int) -> bool:
     """Whether a number is larger; -1 stands for no limit."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_number and bool(value > least or value == -1)
+
+
+def _pickle_estimator(estimator: Any) -> bytes:
+    """Pickle an estimator for a new interpreter with this ``sys.path``.
+
+    Classes and functions that it cannot import, of a test module for example, are in it
+    by value.
+    """
+    with contextlib.ExitStack() as stack:
+        for module in _find_modules(estimator):
+            if not _is_importable(module):
+                cloudpickle.register_pickle_by_value(module)
+                stack.callback(cloudpickle.unregister_pickle_by_value, module)
+        data: bytes = cloudpickle.dumps(estimator)
+    return data
+
+
+def _find_modules(estimator: Any) -> Iterator[ModuleType]:
+    """Return the modules of an estimator's classes and of its parameters."""
+    parts = [estimator]
+    if hasattr(estimator, "get_params"):
+        parts += estimator.get_params(deep=True).values()
+    names: dict[str, None] = {}
+    for part in parts:
+        classes = () if isinstance(part, type) else type(part).__mro__
+        for item in (*classes, part):
+            name = getattr(item, "__module__", None)
+            if isinstance(name, str):
+                names[name] = None
+    for name in names:
+        module = sys.modules.get(name)
+        is_known = name in cloudpickle.list_registry_pickle_by_value()
+        if module is not None and name not in ("__main__", "builtins") and not is_known:
+            yield module
+
+
+def _is_importable(module: ModuleType) -> bool:
+    """Whether the finders lead to this module, whatever is imported already."""
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return True
+    path: Any = None
+    spec: Any = None
+    parts = module.__name__.split(".")
+    for n_parts in range(1, len(parts) + 1):
+        name = ".".join(parts[:n_parts])
+        for finder in sys.meta_path:
+            with contextlib.suppress(ImportError, AttributeError):
+                spec = finder.find_spec(name, path, None)
+                if spec is not None:
+                    break
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations
+        if path is None and n_parts < len(parts):
+            return False
+    return bool(spec.origin == file)

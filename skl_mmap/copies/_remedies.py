@@ -8,20 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from skl_mmap.copies._fingerprint import compare
-from skl_mmap.copies._job import Answer
-from skl_mmap.copies._layout import Layout
+from skl_mmap.copies._job import VERDICTS, Answers, agree
 from skl_mmap.copies._prober import Prober
-from skl_mmap.copies._results import Suggestion
-
-__all__ = ["agree", "find_suggestions", "list_parameters"]
+from skl_mmap.copies._results import Layout, Reason, Suggestion
 
 # Of X: what saves less is not worth a line of code.
 _MIN_SAVED = 0.15
 _MAX_CANDIDATES = 7
 _MAX_SECONDS = 30.0
 _MAX_SUGGESTIONS = 4
-_RANKS = ("identical", "rounding", "different", "unknown")
 
 # By name: the values that copy, and the one that may not. In the order in which they
 # are tried: what only copies first, what changes the model last.
@@ -49,22 +44,11 @@ _MODEL = frozenset(
 # That solver is one of LogisticRegression, and "svd" one of the other.
 _SOLVERS = {"lbfgs": "LogisticRegression", "lsqr": "LinearDiscriminantAnalysis"}
 
-Answers = Mapping[str, Answer]
-"""One for each method."""
-
 
 def list_parameters(estimator: Any) -> list[dict[str, Any]]:
-    """List parameters worth a try, of those that an estimator has.
+    """List parameters worth a try, for ``set_params``: one at a time, then several.
 
-    Parameters
-    ----------
-    estimator : estimator
-        Of a pipeline, the parameters of its steps are looked at as well.
-
-    Returns
-    -------
-    list of dict
-        For ``set_params``, one parameter at a time, then several.
+    Of a pipeline, the parameters of its steps are looked at as well.
     """
     if not hasattr(estimator, "get_params"):
         return []
@@ -98,11 +82,9 @@ def _last(name: str) -> str:
 
 
 def find_suggestions(
-    prober: Prober,
-    given: Layout,
-    answers: Mapping[Layout, Answers],
+    prober: Prober, given: Layout, answers: Mapping[Layout, Answers]
 ) -> tuple[Suggestion, ...]:
-    """Try what may need less, and return what does.
+    """Try what may need less, and return what does, unchanged results first.
 
     Parameters
     ----------
@@ -112,41 +94,31 @@ def find_suggestions(
         Of the data.
     answers : mapping of Layout to mapping of str to Answer
         What is known already, with fingerprints.
-
-    Returns
-    -------
-    tuple of Suggestion
-        Those that change no results first.
     """
     base = answers[given]
-    found: list[Suggestion] = []
     deadline = time.monotonic() + _MAX_SECONDS
     methods = tuple(method for method in base if base[method].copies.outcome == "ok")
     if not any((base[method].copies.copies or 0) > _MIN_SAVED for method in methods):
         return ()
-    unit = np.dtype(given.dtype).itemsize
+    found: list[Suggestion] = []
     for layout in _list_layouts(given, base, answers):
-        other = answers.get(layout)
-        if other is None:
-            other = _by_method(prober.measure(layout, methods, compares=True))
+        other = answers.get(layout) or prober.measure(layout, methods, compares=True)
         code = f'X = np.asarray(X, dtype="{layout.dtype}", order="{layout.order}")'
-        scale = np.dtype(layout.dtype).itemsize / unit
-        found += _make(code, "layout", base, other, scale)
+        scale = np.dtype(layout.dtype).itemsize / np.dtype(given.dtype).itemsize
+        found += _compare(code, "layout", base, other, scale=scale)
     for parameters in list_parameters(prober.estimator)[:_MAX_CANDIDATES]:
         if time.monotonic() > deadline:
             break
-        measured = prober.measure(given, methods, parameters=parameters, compares=True)
+        other = prober.measure(given, methods, parameters=parameters, compares=True)
         values = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
-        code = f"estimator.set_params({values})"
-        changes_model = any(_last(name) in _MODEL for name in parameters)
-        found += _make(
-            code, "parameters", base, _by_method(measured), 1.0, changes_model
+        found += _compare(
+            f"estimator.set_params({values})",
+            "parameters",
+            base,
+            other,
+            changes_model=any(_last(name) in _MODEL for name in parameters),
         )
     return _choose(found)
-
-
-def _by_method(answers: list[Answer]) -> dict[str, Answer]:
-    return {answer.copies.method: answer for answer in answers}
 
 
 def _list_layouts(
@@ -154,10 +126,10 @@ def _list_layouts(
 ) -> Iterator[Layout]:
     """Yield the layouts that the estimator converts X to, and those measured anyway."""
     wanted = [
-        Layout(words[-2], words[-1])
+        site.holds.layout
         for answer in base.values()
         for site in answer.copies.sites
-        if site.reason in ("dtype", "order") and len(words := site.content.split()) > 1
+        if site.reason in (Reason.DTYPE, Reason.ORDER) and site.holds is not None
     ]
     others = [layout for layout in answers if layout.mode == "c"]
     for layout in dict.fromkeys((*wanted, *others)):
@@ -165,41 +137,13 @@ def _list_layouts(
             yield layout
 
 
-def agree(first: Answers, second: Answers) -> tuple[str, float | None]:
-    """Compare fitted models and results, and return the worst of it.
-
-    Returns
-    -------
-    verdict : {"identical", "rounding", "different", "unknown"}
-        As `compare` gives it.
-    difference : float or None
-        The largest.
-    """
-    verdicts = []
-    for method in first.keys() & second.keys():
-        a, b = first[method], second[method]
-        if a.copies.outcome == "missing":
-            continue
-        if b.copies.outcome != "ok":
-            return "unknown", None
-        verdicts += [
-            compare(left, right)
-            for left, right in ((a.state, b.state), (a.output, b.output))
-            if left is not None or right is not None
-        ]
-    if not verdicts:
-        return "unknown", None
-    differences = [d for _, d in verdicts if d is not None]
-    verdict = max((v for v, _ in verdicts), key=_RANKS.index)
-    return verdict, max(differences) if differences else None
-
-
-def _make(
+def _compare(
     code: str,
     kind: str,
     before: Answers,
     after: Answers,
-    scale: float,
+    *,
+    scale: float = 1.0,
     changes_model: bool = False,
 ) -> Iterator[Suggestion]:
     """Yield a suggestion, if it saves anything, for the method that gains most."""
@@ -231,7 +175,7 @@ def _choose(found: list[Suggestion]) -> tuple[Suggestion, ...]:
     """Sort suggestions, and drop those that others are better than in all respects."""
 
     def rank(suggestion: Suggestion) -> int:
-        return _RANKS.index(
+        return VERDICTS.index(
             "different" if suggestion.changes_model else suggestion.results
         )
 

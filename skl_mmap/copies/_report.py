@@ -1,16 +1,28 @@
-"""What was found out about the copies that an estimator makes: plain results."""
+"""The report on copies: what was found, and how it is told as text and as HTML."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
-from skl_mmap.copies._layout import Layout
-from skl_mmap.copies._results import LayoutResult, MethodCopies, Suggestion
+from skl_mmap._tables import Markup, html_block, html_table
+from skl_mmap._units import format_bytes
+from skl_mmap.copies._numpy_memory import shorten
+from skl_mmap.copies._results import (
+    CopySite,
+    Layout,
+    LayoutResult,
+    MethodCopies,
+    Reason,
+    Suggestion,
+)
 from skl_mmap.exceptions import CopyError, InvalidParameterError, MeasurementError
 
-__all__ = ["CopyReport"]
+_MAX_SITES = 6
+_MAX_NONE = 0.1
+_MAX_ESTIMATOR = 70
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +91,9 @@ class CopyReport:
         """
         wanted = Layout.parse(layout) if isinstance(layout, str) else layout
         wanted = self.given if wanted is None else wanted
-        for result in self.layouts:
-            for found in result.methods:
-                if result.layout == wanted and found.method == method:
-                    return found
+        for found in self._found(method):
+            if found.layout == wanted:
+                return found
         names = ", ".join(f"'{result.layout}'" for result in self.layouts)
         raise InvalidParameterError(
             f"{method!r} in layout '{wanted}' was not measured. There are the methods "
@@ -139,20 +150,27 @@ class CopyReport:
             If the method failed in all of them.
         """
         candidates = [
-            (round(found.copies * found.input_bytes / 2**18), place, result.layout)
-            for place, result in enumerate(self.layouts)
-            for found in result.methods
-            if found.method == method
-            and found.copies is not None
-            and self._keeps_results(result.layout)
+            (round(found.copies * found.input_bytes / 2**18), place, found.layout)
+            for place, found in enumerate(self._found(method))
+            if found.copies is not None
+            and (
+                found.layout.dtype == self.given.dtype
+                or found.layout in self.same_results
+            )
         ]
         if not candidates:
             self.copies(method)
         return min(candidates)[2]
 
-    def _keeps_results(self, layout: Layout) -> bool:
-        is_given = layout.dtype == self.given.dtype
-        return is_given or layout in self.same_results
+    def _found(self, *methods: str) -> list[MethodCopies]:
+        """Return what was found of some methods, one after the other, by layout."""
+        return [
+            found
+            for method in methods
+            for result in self.layouts
+            for found in result.methods
+            if found.method == method
+        ]
 
     def assert_no_copy(
         self,
@@ -179,21 +197,19 @@ class CopyReport:
         MeasurementError
             If a method failed.
         """
-        from skl_mmap.copies._text import explain_copies
-
         guilty = [
             self.find(method, layout)
             for method in methods
             if self.copies(method, layout) > max_copies
         ]
         if guilty:
-            raise CopyError(explain_copies(self, guilty, max_copies))
+            raise CopyError(_explain_copies(self, guilty, max_copies))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as dicts, lists, text and numbers, for JSON."""
         result = dataclasses.asdict(self)
         result["shape"] = list(self.shape)
-        plain: dict[str, Any] = _as_lists({"schema": 1, **result})
+        plain: dict[str, Any] = _as_plain({"schema": 1, **result})
         return plain
 
     def to_frame(self) -> Any:
@@ -216,14 +232,10 @@ class CopyReport:
                 "to_frame() makes a pandas DataFrame, and pandas is not installed. "
                 "Run: pip install 'skl-mmap[tables]'"
             ) from error
-        from skl_mmap.copies._text import name_place
-
         rows = [
             {
                 "estimator": self.estimator,
-                "dtype": result.layout.dtype,
-                "order": result.layout.order,
-                "mode": result.layout.mode,
+                **dataclasses.asdict(result.layout),
                 "method": found.method,
                 "outcome": found.outcome,
                 "copies": found.copies,
@@ -233,7 +245,7 @@ class CopyReport:
                 "written_bytes": found.written_bytes,
                 "output_bytes": found.output_bytes,
                 "reasons": ", ".join(found.reasons),
-                "place": name_place(found.sites[0]) if found.sites else "",
+                "place": _name_place(found.sites[0]) if found.sites else "",
                 "keeps_view": ", ".join(found.keeps_view),
                 "seconds": found.seconds,
             }
@@ -243,21 +255,172 @@ class CopyReport:
         return pd.DataFrame(rows)
 
     def __str__(self) -> str:
-        """Tell it in a table."""
-        from skl_mmap.copies._text import describe
-
-        return describe(self)
+        """Tell it line by line."""
+        return _write_text(self)
 
     def _repr_html_(self) -> str:
-        from skl_mmap.copies._html import describe_html
-
-        return describe_html(self)
+        return _write_html(self)
 
 
-def _as_lists(value: Any) -> Any:
-    """Replace tuples by lists, as JSON does."""
+def _as_plain(value: Any) -> Any:
+    """Replace tuples by lists and reasons by their words, as JSON has them."""
     if isinstance(value, dict):
-        return {key: _as_lists(item) for key, item in value.items()}
+        # What a place holds is said in words there, as its content.
+        return {key: _as_plain(v) for key, v in value.items() if key != "holds"}
     if isinstance(value, tuple | list):
-        return [_as_lists(item) for item in value]
-    return value
+        return [_as_plain(item) for item in value]
+    return value.value if isinstance(value, Reason) else value
+
+
+def _name_estimator(report: CopyReport) -> str:
+    line = report.estimator
+    return line if len(line) <= _MAX_ESTIMATOR else line[: _MAX_ESTIMATOR - 3] + "..."
+
+
+def _write_text(report: CopyReport) -> str:
+    n, d = report.shape
+    size = f"({n:,}, {d:,}) {report.given.dtype} {report.given.order}"
+    how = f"{report.n_samples:,} rows in {report.seconds:.1f} s"
+    lines = [
+        f"CopyReport for {_name_estimator(report)}, X of shape {size}",
+        f"  measured on {how}; 1.00 X is one more X in that layout",
+    ]
+    for method in report.methods:
+        lines.append(f"  {method}")
+        found = report._found(method)
+        lines += [f"    {line}" for one in found for line in _describe_found(one)]
+        if any(one.copies is not None for one in found):
+            best = report.best(method)
+            copies = report.copies(method, best)
+            lines.append(f"  best layout for {method}: {best}, {copies:.2f} X")
+    lines += [f"  advice: {_describe_suggestion(s)}" for s in report.suggestions]
+    lines += [f"  note: {note}" for note in report.notes]
+    return "\n".join(lines)
+
+
+def _write_html(report: CopyReport) -> str:
+    n, d = report.shape
+    title = (
+        f"{_name_estimator(report)}: copies of X, ({n:,}, {d:,}) "
+        f"{report.given.dtype} {report.given.order}"
+    )
+    rows = []
+    for found in report._found(*report.methods):
+        places = Markup(
+            "<br>".join(
+                escape(f"{site.copies:.2f} X {site.reason}: {_name_place(site)}")
+                for site in _list_at_peak(found)
+            )
+        )
+        rows.append((found.method, str(found.layout), _describe_method(found), places))
+    return html_block(
+        title,
+        html_table(("method", "layout", "found", "where and why"), rows, align="<<<<"),
+        *(
+            Markup(f"<p>→ <code>{escape(_describe_suggestion(s))}</code></p>")
+            for s in report.suggestions
+        ),
+        *(Markup(f"<p>note: {escape(note)}</p>") for note in report.notes),
+    )
+
+
+def _describe_method(found: MethodCopies) -> str:
+    """Say in one line what a method did in one layout."""
+    if found.copies is None:
+        return f"{found.outcome} {found.message}".strip()
+    peak = "unknown"
+    if found.peak_bytes is not None:
+        peak = f"{found.peak_bytes / max(found.input_bytes, 1):.2f} X"
+    verdict = "no copies" if found.copies < _MAX_NONE else "copies"
+    parts = [f"{found.copies:5.2f} X  {verdict}", f"peak {peak}"]
+    if found.native_copies:
+        parts.append(f"native {found.native_copies:.2f} X")
+    if found.written_bytes:
+        parts.append(f"wrote {format_bytes(found.written_bytes)} of X in place")
+    parts.append(f"{found.seconds:.2f} s")
+    return ", ".join(parts)
+
+
+def _describe_found(found: MethodCopies) -> list[str]:
+    lines = [f"{found.layout!s:<26} {_describe_method(found)}"]
+    for site in found.sites[:_MAX_SITES]:
+        if not site.is_at_peak and site.copies <= _MAX_NONE:
+            continue
+        content = f" [{site.content}]" if site.content else ""
+        times = f", {site.n_times} times" if site.n_times > 1 else ""
+        before = "" if site.is_at_peak else ", not at the peak"
+        lines += [
+            f"    {_describe_site(site)}{content}{times}{before}",
+            f"            at {_name_place(site)}",
+        ]
+    n_more = len(found.sites) - _MAX_SITES
+    if n_more > 0:
+        lines.append(f"    and {n_more} more places")
+    if found.keeps_view:
+        names = ", ".join(found.keeps_view[:4])
+        lines.append(f"    keeps a view of X: {names}")
+    lines += [f"    memray: {frames}" for frames in found.native_frames[:_MAX_SITES]]
+    return lines + [f"    note: {note}" for note in found.notes]
+
+
+def _describe_site(site: CopySite) -> str:
+    return f"{site.copies:.2f} X  {site.reason}: {site.detail}"
+
+
+def _name_place(site: CopySite) -> str:
+    """Name the line that made a copy, and how the estimator got there."""
+    if not site.file:
+        return "a place that is not known"
+    place = f"{shorten(site.file)}:{site.line} {site.function}"
+    if site.through and site.through != place:
+        place = f"{place} <- {site.through}"
+    return place
+
+
+def _describe_suggestion(suggestion: Suggestion) -> str:
+    """Write a suggestion as a line of code with a comment."""
+    by = ""
+    if suggestion.difference is not None:
+        by = f" by {suggestion.difference:.1g} of the largest number"
+    result = {
+        "identical": "same results, bit by bit",
+        "rounding": f"same numbers up to rounding{by if suggestion.difference else ''}",
+        "different": f"CHANGES RESULTS{by}",
+    }.get(suggestion.results, "results could not be compared")
+    if suggestion.changes_model:
+        result = f"ANOTHER MODEL: here {result}"
+    effect = f"{suggestion.method} {suggestion.before:.2f} -> {suggestion.after:.2f} X"
+    return f"{suggestion.code}  # {effect}, {result}"
+
+
+def _explain_copies(
+    report: CopyReport, guilty: list[MethodCopies], max_copies: float
+) -> str:
+    """Say who copied X although it must not, where, and what helps."""
+    parts = []
+    for found in guilty:
+        size = format_bytes((found.copies or 0.0) * found.input_bytes)
+        parts.append(
+            f"{_name_estimator(report)}.{found.method} copied X {found.copies:.2f} "
+            f"times ({size} of {found.n_samples:,} rows, {found.layout}), and at most "
+            f"{max_copies:g} is allowed."
+        )
+        for site in _list_at_peak(found):
+            parts += [f"  {_describe_site(site)}", f"    at {_name_place(site)}"]
+    parts.append(
+        "Every worker would have such copies of its own, and X is no longer shared."
+    )
+    if report.suggestions:
+        remedies = [_describe_suggestion(s) for s in report.suggestions]
+        return "\n".join((*parts, "What helps:", *(f"  {line}" for line in remedies)))
+    reasons = dict.fromkeys(s.reason for found in guilty for s in _list_at_peak(found))
+    if reasons:
+        parts.append("What helps, where the code that copies can be changed:")
+        parts += [f"  {reason}: {reason.remedy}" for reason in reasons]
+    most = max(found.copies or 0.0 for found in guilty)
+    parts.append(f"Or allow it with max_copies={most + 0.1:.1f}.")
+    return "\n".join(parts)
+
+
+def _list_at_peak(found: MethodCopies) -> list[CopySite]:
+    return [site for site in found.sites if site.is_at_peak]

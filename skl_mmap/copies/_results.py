@@ -1,12 +1,213 @@
-"""What was found out about an estimator: plain data, its wording is in `_text`."""
+"""What is found out about copies of X, as plain values; `_report` puts it in words."""
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from skl_mmap.copies._layout import Layout
+import numpy as np
+import numpy.typing as npt
 
-__all__ = ["CopySite", "LayoutResult", "MethodCopies", "Suggestion"]
+from skl_mmap.exceptions import InvalidParameterError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_MODES = {"c": "copy-on-write", "r": "read-only"}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How X lies in memory.
+
+    Attributes
+    ----------
+    dtype : str
+        Name of the dtype, such as "float64".
+    order : {"C", "F"}
+        Row by row, or column by column.
+    mode : {"c", "r"}, default="c"
+        Mapped copy-on-write, as the backend "mmap" does, or read-only.
+    """
+
+    dtype: str
+    order: str
+    mode: str = "c"
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.order} {_MODES[self.mode]}"
+
+    @classmethod
+    def parse(cls, text: str) -> Layout:
+        """Read a layout as `str` writes it; copy-on-write where nothing is said.
+
+        Parameters
+        ----------
+        text : str
+            "float64 C read-only", for example, or "float32 F".
+
+        Raises
+        ------
+        InvalidParameterError
+            If the text names no layout.
+
+        Examples
+        --------
+        >>> Layout.parse("float64 C read-only")
+        Layout(dtype='float64', order='C', mode='r')
+        """
+        words = text.split()
+        mode = "c"
+        if len(words) == 3:
+            modes = {name: key for key, name in _MODES.items()} | {"c": "c", "r": "r"}
+            mode = modes.get(words[2], "")
+        try:
+            dtype = str(np.dtype(words[0]))
+        except (TypeError, IndexError):
+            dtype = ""
+        if len(words) in (2, 3) and dtype and words[1] in ("C", "F") and mode:
+            return cls(dtype, words[1], mode)
+        raise InvalidParameterError(
+            f"{text!r} names no layout of X. Pass a dtype, an order and, if you like, "
+            "a mode: 'float64 C', 'float32 F read-only'."
+        )
+
+
+def layout_of(X: npt.NDArray[Any], mode: str = "c") -> Layout:
+    """Return the layout of an array; C order if it has both or neither."""
+    is_fortran = X.flags.f_contiguous and not X.flags.c_contiguous
+    return Layout(str(X.dtype), "F" if is_fortran else "C", mode)
+
+
+def given_layouts(X: npt.NDArray[Any]) -> tuple[Layout, ...]:
+    """Return the layout of X, mapped copy-on-write and read-only."""
+    return layout_of(X), layout_of(X, "r")
+
+
+def all_layouts(X: npt.NDArray[Any]) -> tuple[Layout, ...]:
+    """Return all layouts that are tried, those of X first."""
+    dtypes = dict.fromkeys((str(X.dtype), "float64", "float32"))
+    if X.dtype.kind != "f":
+        dtypes = dict.fromkeys((str(X.dtype),))
+    orders = dict.fromkeys((layout_of(X).order, "C", "F"))
+    return tuple(
+        Layout(dtype, order, mode)
+        for dtype in dtypes
+        for order in orders
+        for mode in _MODES
+    )
+
+
+class Reason(str, enum.Enum):
+    """Why memory of the size of X was taken.
+
+    Attributes
+    ----------
+    value : str
+        The reason in a word or two, as reports name it.
+    sentence : str
+        What was done; some name ``{given}`` and ``{made}``, the dtype or the order.
+    remedy : str
+        What helps those who can change that code. What helps users of an estimator is
+        tried and measured instead (`find_suggestions`).
+    """
+
+    sentence: str
+    remedy: str
+
+    DTYPE = (
+        "dtype",
+        "{given} was converted to {made}",
+        "accept both dtypes: check_array(X, dtype=[np.float64, np.float32])",
+    )
+    ORDER = (
+        "order",
+        "{given} order was changed to {made}",
+        "work in either order, without order=... in check_array",
+    )
+    WRITEABILITY = (
+        "writeability",
+        "X is read-only, and the estimator wants to write to it",
+        "do not write to X, and leave force_writeable=True out",
+    )
+    COPY = (
+        "copy asked for",
+        "a copy was asked for, with copy=True, .copy() or np.array",
+        "read X itself: only what is written to needs a copy",
+    )
+    CENTERING = (
+        "centering",
+        "the mean was subtracted, in a new array",
+        "subtract it from results: (X - mean) @ w is X @ w - mean @ w",
+    )
+    SCALING = (
+        "scaling",
+        "X was scaled, in a new array",
+        "scale coefficients instead of X, or X in blocks of rows",
+    )
+    ROWS = (
+        "row subset",
+        "rows of X were selected, which NumPy copies",
+        "select rows as slices, which are views, or in blocks",
+    )
+    LINALG = (
+        "linear algebra",
+        "a decomposition works on a copy",
+        "use a solver that only multiplies by X, such as lsqr",
+    )
+    TEMPORARY = (
+        "temporary",
+        "a temporary of a formula, as large as X",
+        "compute it in blocks of rows (sklearn.utils.gen_batches)",
+    )
+    NATIVE = (
+        "native",
+        "native code took it, not NumPy",
+        "see which function of it did, with check_copies(..., deep=True)",
+    )
+    WRITTEN = (
+        "written in place",
+        "X itself was written to: its pages became private, and X is changed",
+        "write to an array of your own, in blocks of rows",
+    )
+
+    def __new__(cls, word: str, sentence: str, remedy: str) -> Self:
+        """Make a member whose value is its first word."""
+        self = str.__new__(cls, word)
+        self._value_ = word
+        self.sentence = sentence
+        self.remedy = remedy
+        return self
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a block of memory has to do with X.
+
+    Attributes
+    ----------
+    kind : {"equal", "centered", "scaled", "rows"}
+        It holds the numbers of X, these minus or times one number for each column, or
+        some rows of X.
+    layout : Layout
+        How they lie in the block.
+    """
+
+    kind: str
+    layout: Layout
+
+    def __str__(self) -> str:
+        names = {
+            "equal": "X",
+            "centered": "centered X",
+            "rows": "rows of X",
+            "scaled": "scaled X",
+        }
+        return f"{names[self.kind]} as {self.layout.dtype} {self.layout.order}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +227,7 @@ class CopySite:
         "scaling", "row subset", "linear algebra", "temporary", "native" or "written in
         place".
     detail : str
-        The same in words.
+        The same in a sentence.
     content : str
         What it holds, as far as that has to do with X: "centered X as float64 C".
     file : str
@@ -44,7 +245,7 @@ class CopySite:
     copies: float
     n_bytes: int
     n_times: int
-    reason: str
+    reason: Reason
     detail: str
     content: str
     file: str
@@ -52,6 +253,8 @@ class CopySite:
     function: str
     through: str
     is_at_peak: bool
+    # The same as `content`, for those who do not read words.
+    holds: Content | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +321,7 @@ class MethodCopies:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why X was copied, each reason once, the largest first."""
-        return tuple(dict.fromkeys(site.reason for site in self.sites))
+        return tuple(dict.fromkeys(site.reason.value for site in self.sites))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap.copies._job import Answer, Job, Sample, Scouting
-from skl_mmap.copies._layout import layout_of
-from skl_mmap.copies._results import MethodCopies
+from skl_mmap.copies._results import MethodCopies, layout_of
 from skl_mmap.copies._server import Spec, read_message, write_message
 from skl_mmap.exceptions import MeasurementError
 

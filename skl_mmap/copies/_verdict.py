@@ -1,23 +1,38 @@
-"""From the numbers of some calls to how often X was copied, where and why."""
+"""From the numbers of some calls to how often X was copied, where and why.
+
+Memory that a fit needs is made of parts that grow with ``n_samples * n_features``
+(copies of X), with either of them, with powers of them, or not at all. Of four samples,
+with n or a fourth of the rows and with d or a fourth of the columns, ::
+
+    P(n, d) - P(n / 4, d) - P(n, d / 4) + P(n / 4, d / 4)
+
+has only the first part left, divided by the same of ``n * d``.
+
+Why a block was made is told in this order: what `sklearn.utils.check_array` was asked
+for says most; then what the block holds; then which functions are on the stack. What is
+left is a temporary of some formula.
+"""
 
 from __future__ import annotations
 
+import itertools
+import linecache
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from skl_mmap.copies._blocks import Block
-from skl_mmap.copies._coefficients import Coefficient, Shape, divide, find_coefficient
-from skl_mmap.copies._detector import Numbers
-from skl_mmap.copies._fingerprint import Fingerprint
-from skl_mmap.copies._layout import Layout
-from skl_mmap.copies._reasons import explain, explain_native, explain_written
-from skl_mmap.copies._results import CopySite, MethodCopies
-from skl_mmap.copies._stacks import Frame, find_site, find_through
+from skl_mmap.copies._detector import Block, Numbers
+from skl_mmap.copies._job import Fingerprint
+from skl_mmap.copies._numpy_memory import Frame, find_site, find_through
+from skl_mmap.copies._results import CopySite, Layout, MethodCopies, Reason
 
-__all__ = ["Run", "is_certain", "judge"]
+Shape = tuple[int, int]
+"""Of a sample: rows and columns."""
 
+# Of rows and columns, in the smaller samples.
+_DIVISOR = 4
 # Of X: what is less is no copy of it.
 MIN_SITE_SHARE = 0.2
 # The kernel's numbers are that much more or less than those of NumPy, for the same.
@@ -30,29 +45,79 @@ _MIN_NATIVE = 0.25
 # The kernel adds up 32 pages at a time: what four of its peaks may be wrong by.
 _KERNEL_NOISE_BYTES = 400_000
 _MAX_MODEL_REST = 0.5
+# Functions that select rows.
+_SELECTIONS = frozenset(
+    {"_safe_indexing", "_array_indexing", "safe_mask", "_make_indexable", "resample"}
+)
+_LINALG = f"{os.sep}linalg{os.sep}"
+_COPYING_WORDS = (".copy(", "copy=True", "np.array(", "deepcopy")
+_NOWHERE = Frame("", 0, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficient:
+    """How many copies, and what else there was in the largest sample, in units of X."""
+
+    copies: float
+    rest: float
+    # False if what grows with the rows alone is in it as well.
+    is_certain: bool
+
+
+def divide(size: int) -> int:
+    """Return the size of a smaller sample."""
+    return max(1, size // _DIVISOR)
+
+
+def list_shapes(shape: Shape) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
+    """Return the shapes of smaller samples, and of others in case these do not do.
+
+    Algorithms change with the number of columns: the others have more of them.
+    """
+    n, d = shape
+    low_n, low_d, other_d = divide(n), divide(d), d - d // _DIVISOR
+    first = {(low_n, d), (n, low_d), (low_n, low_d)} - {shape}
+    second = {(n, other_d), (low_n, other_d)} - first - {shape}
+    return tuple(sorted(first)), tuple(sorted(second))
+
+
+def find_coefficient(values: Mapping[Shape, float], itemsize: int) -> Coefficient:
+    """Find the part of a size that grows with samples times features.
+
+    `values` are the bytes that were needed, of the largest sample at least; `itemsize`
+    are those of one number of X.
+    """
+    n, d = max(values)
+    low_n = divide(n)
+    full = values[n, d]
+    in_all = full / (n * d * itemsize)
+    for low_d in sorted({columns for _, columns in values} - {d}):
+        corners = ((low_n, d), (n, low_d), (low_n, low_d))
+        if low_n == n or not all(corner in values for corner in corners):
+            continue
+        mixed = full - values[low_n, d] - values[n, low_d] + values[low_n, low_d]
+        copies = mixed / ((n - low_n) * (d - low_d) * itemsize)
+        if -_NOISE <= copies <= in_all + _NOISE:
+            return _make(copies, in_all, is_certain=True)
+    if low_n < n and (low_n, d) in values:
+        copies = (full - values[low_n, d]) / ((n - low_n) * d * itemsize)
+        return _make(min(copies, in_all), in_all, is_certain=False)
+    return _make(in_all, in_all, is_certain=False)
+
+
+def _make(copies: float, in_all: float, *, is_certain: bool) -> Coefficient:
+    copies = max(0.0, copies)
+    return Coefficient(copies, in_all - copies, is_certain)
 
 
 @dataclass(slots=True)
 class Run:
-    """One call that was measured.
-
-    Attributes
-    ----------
-    numbers : Numbers
-        Of the call.
-    input_bytes, output_bytes : int
-        Sizes of X and of the result.
-    output_blocks : list of Block
-        The blocks that the result lies in.
-    keeps_view : tuple of str
-        Attributes that share memory with X.
-    state, output : Fingerprint or None
-        If they were wanted.
-    """
+    """One call that was measured, its result, and fingerprints if they were wanted."""
 
     numbers: Numbers
     input_bytes: int
     output_bytes: int = 0
+    # Those that the result lies in.
     output_blocks: list[Block] = field(default_factory=list)
     keeps_view: tuple[str, ...] = ()
     state: Fingerprint | None = None
@@ -117,15 +182,14 @@ def judge(
     # A copy that is gone before the peak is one all the same.
     copies = max([copies, *(s.copies for s in sites if _is_copy(s, runs))])
     numbers = run.numbers
-    grown = Frame("", 0, "")
     stack = numbers.native_stack
-    site, through = find_site(stack) or grown, find_through(stack, own_files)
+    site, through = find_site(stack) or _NOWHERE, find_through(stack, own_files)
     if native:
-        sites.append(_make_site(native, run, site, through, explain_native(site)))
+        sites.append(_make_site(native, run, site, through, Reason.NATIVE))
     if written >= _MIN_WRITTEN_SHARE:
         if native:
-            site, through = grown, None
-        sites.append(_make_site(written, run, site, through, explain_written()))
+            site, through = _NOWHERE, None
+        sites.append(_make_site(written, run, site, through, Reason.WRITTEN))
     sites.sort(key=lambda site: (not site.is_at_peak, -site.copies))
     return MethodCopies(
         method,
@@ -254,7 +318,7 @@ def _list_sites(
     shape = max(runs)
     run = runs[shape]
     others = _find_sizes(runs, shape)
-    found: dict[tuple[Frame, Frame | None, str], CopySite] = {}
+    found: dict[tuple[Frame, Frame | None, Reason], CopySite] = {}
     for block in run.numbers.blocks:
         share = block.n_bytes / run.input_bytes
         site = find_site(block.stack)
@@ -265,15 +329,15 @@ def _list_sites(
         if block.content is None and block.n_bytes in others.get(site, ()):
             continue
         through = find_through(block.stack, own_files)
-        reason = explain(block, layout, run.input_bytes)
-        new = _make_site(share, run, site, through, reason)
+        reason, detail = _explain(block, layout, run.input_bytes)
         new = replace(
-            new,
+            _make_site(share, run, site, through, reason, detail),
             n_bytes=block.n_bytes,
             is_at_peak=block.is_at_peak,
             content=str(block.content or ""),
+            holds=block.content,
         )
-        key = site, through, reason[0]
+        key = site, through, reason
         old = found.get(key)
         found[key] = new if old is None else _merge(old, new)
     return list(found.values())
@@ -317,6 +381,7 @@ def _merge(first: CopySite, second: CopySite) -> CopySite:
         n_times=first.n_times + second.n_times,
         is_at_peak=first.is_at_peak or second.is_at_peak,
         content=larger.content or first.content or second.content,
+        holds=larger.holds or first.holds or second.holds,
     )
 
 
@@ -325,14 +390,15 @@ def _make_site(
     run: Run,
     site: Frame,
     through: Frame | None,
-    reason: tuple[str, str],
+    reason: Reason,
+    detail: str = "",
 ) -> CopySite:
     return CopySite(
         copies=round(copies, 3),
         n_bytes=int(copies * run.input_bytes),
         n_times=1,
-        reason=reason[0],
-        detail=reason[1],
+        reason=reason,
+        detail=detail or reason.sentence,
         content="",
         file=site.file,
         line=site.line,
@@ -340,3 +406,67 @@ def _make_site(
         through="" if through is None else str(through),
         is_at_peak=True,
     )
+
+
+def _explain(block: Block, layout: Layout, input_bytes: int) -> tuple[Reason, str]:
+    """Return why a block of NumPy was made, and the sentence that says it."""
+    kind = None if block.content is None else block.content.kind
+    if kind == "rows" or any(frame.function in _SELECTIONS for frame in block.stack):
+        return _say(Reason.ROWS)
+    if block.content is not None and (block.arguments is not None or kind == "equal"):
+        made = block.content.layout
+        if made.dtype != layout.dtype:
+            return _say(Reason.DTYPE, layout.dtype, made.dtype)
+        if made.order != layout.order:
+            return _say(Reason.ORDER, layout.order, made.order)
+    checked = _explain_check(block, layout, input_bytes)
+    if checked is not None:
+        return checked
+    site = find_site(block.stack)
+    if _is_decomposing(block, site):
+        return _say(Reason.LINALG)
+    if kind == "equal" or _is_copying(site):
+        return _say(Reason.COPY)
+    if kind == "centered":
+        return _say(Reason.CENTERING)
+    return _say(Reason.SCALING if kind == "scaled" else Reason.TEMPORARY)
+
+
+def _say(reason: Reason, given: str = "", made: str = "") -> tuple[Reason, str]:
+    return reason, reason.sentence.format(given=given, made=made)
+
+
+def _explain_check(
+    block: Block, layout: Layout, input_bytes: int
+) -> tuple[Reason, str] | None:
+    """Say what check_array made the block for; None if it did not."""
+    arguments, site = block.arguments, find_site(block.stack)
+    if arguments is None or site is None:
+        return None
+    if site.function not in ("check_array", "_asarray_with_order"):
+        return None
+    itemsize = np.dtype(layout.dtype).itemsize
+    found = round(block.n_bytes / input_bytes * itemsize)
+    if found != itemsize and arguments["dtype"] is not None:
+        return _say(Reason.DTYPE, layout.dtype, f"float{8 * found}")
+    order = arguments["order"]
+    if order in ("C", "F") and order != layout.order:
+        return _say(Reason.ORDER, layout.order, order)
+    if arguments["copy"] is True:
+        return _say(Reason.COPY)
+    if arguments["force_writeable"] is True and layout.mode == "r":
+        return _say(Reason.WRITEABILITY)
+    return None
+
+
+def _is_decomposing(block: Block, site: Frame | None) -> bool:
+    """Return whether linear algebra of NumPy or SciPy asked for it, not its caller."""
+    inner = itertools.takewhile(lambda frame: frame != site, block.stack)
+    return any(frame and _LINALG in frame.file for frame in (*inner, site))
+
+
+def _is_copying(site: Frame | None) -> bool:
+    if site is None:
+        return False
+    line = linecache.getline(site.file, site.line)
+    return any(word in line for word in _COPYING_WORDS)

@@ -23,8 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 import skl_mmap
-from skl_mmap.copies import _known_layouts
-from skl_mmap.copies._layout import Layout
+from skl_mmap.copies import Layout, _known_layouts
 from tests.backend.common import recorded, use_mmap
 
 N_SAMPLES, N_FEATURES = 3000, 12

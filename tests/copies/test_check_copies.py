@@ -28,6 +28,7 @@ from sklearn.svm import LinearSVR
 import skl_mmap
 from skl_mmap import CopyReport, assert_no_copy, check_copies
 from skl_mmap.copies import Layout, _prober
+from skl_mmap.copies._results import Reason
 from skl_mmap.exceptions import CopyError, InvalidParameterError, MeasurementError
 
 from .switch import Switch
@@ -88,6 +89,13 @@ def test_html_is_one_table_without_scripts(report: CopyReport) -> None:
     assert html.count("<tr>") == 5
     assert "<script" not in html
     assert "copy asked for" in html
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_has_a_sentence_and_a_remedy(reason: Reason) -> None:
+    assert reason.sentence.format(given="float64", made="float32")
+    assert reason.remedy != reason.sentence
+    assert pickle.loads(pickle.dumps(reason)) is reason
 
 
 def test_dict_is_json_and_frame_has_a_row_for_each(report: CopyReport) -> None:
@@ -158,8 +166,11 @@ class _Copying(BaseEstimator):
 
 
 def test_assert_no_copy_with_a_class_of_a_test(data: Data) -> None:
-    with pytest.raises(CopyError, match=r"_Copying\(\)\.fit copied X 1\.0"):
+    with pytest.raises(CopyError, match=r"_Copying\(\)\.fit copied X 1\.0") as error:
         assert_no_copy(_Copying(), data[0])
+    # Nothing that it could be told to do by parameters, which it does not have.
+    assert "copy_X" not in str(error.value)
+    assert f"copy asked for: {Reason.COPY.remedy}" in str(error.value)
     assert_no_copy(_Copying(), data[0], max_copies=1.2)
 
 

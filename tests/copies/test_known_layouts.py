@@ -10,15 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator
-from sklearn.linear_model import Ridge, SGDRegressor
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.linear_model import Lasso, Ridge, SGDRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 from docs.estimators_table import Row, write_table
 from skl_mmap.copies import Layout, _known_layouts
-from skl_mmap.copies._known_layouts import find_layout, known_layouts
+from skl_mmap.copies._known_layouts import (
+    converts_to,
+    find_layout,
+    known_layouts,
+)
 
+Data = tuple[np.ndarray, np.ndarray]
 FAILED = Row("package.module.Other", "package", "1.2.3", "timeout", "60 s, or more")
 
 
@@ -111,3 +117,28 @@ def test_a_probe_that_fails_leaves_the_array_as_it_is(
     layout, reason = find_layout(Failing(), X, None, order="C")
     assert layout is None
     assert "not today" in reason
+
+
+def test_forest_converts_to_float32(data: Data) -> None:
+    X, y = data
+    forest = RandomForestRegressor(n_estimators=2, max_depth=4)
+    layout, reason = converts_to(forest, X, y)
+    assert layout == Layout("float32", "C")
+    assert "float32" in reason
+
+
+def test_model_that_needs_c_order_is_given_it(data: Data) -> None:
+    X, y = data
+    layout, _ = converts_to(SGDRegressor(max_iter=3), np.asfortranarray(X), y)
+    assert layout == Layout("float64", "C")
+
+
+def test_what_is_more_than_a_conversion_is_none(data: Data) -> None:
+    layout, reason = converts_to(Lasso(alpha=0.1), *data)
+    assert layout is None
+    assert reason
+
+
+def test_no_copy_is_no_conversion(data: Data) -> None:
+    layout, reason = converts_to(SGDRegressor(max_iter=3), *data)
+    assert (layout, reason) == (None, "fit makes no copy")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from sklearn.linear_model import Lasso, LinearRegression, Ridge
+from sklearn.linear_model import Lasso, LinearRegression, Ridge, SGDRegressor
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.svm import LinearSVR
 
@@ -28,7 +29,7 @@ def measure(
     **parameters: Any,
 ) -> MethodCopies:
     answers = prober.measure(layout, methods, parameters=parameters)
-    return answers[-1].copies
+    return list(answers.values())[-1].copies
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_each_method_has_its_own_numbers(prober: Prober) -> None:
     found = measure(prober, methods=("fit", "predict"), predict="copy")
     assert (found.method, found.reasons) == ("predict", ("copy asked for",))
     answers = prober.measure(GIVEN, ("fit", "predict"), parameters={"predict": "copy"})
-    assert [answer.copies.copies for answer in answers] == [0.0, 1.0]
+    assert [answer.copies.copies for answer in answers.values()] == [0.0, 1.0]
 
 
 def test_method_that_is_missing_is_said(prober: Prober) -> None:
@@ -177,7 +178,7 @@ def test_fit_that_fails_is_a_result(
     prober: Prober, what: str, outcome: str, words: str
 ) -> None:
     answers = prober.measure(GIVEN, ("fit", "predict"), parameters={"fit": what})
-    fit, predict = (answer.copies for answer in answers)
+    fit, predict = (answer.copies for answer in answers.values())
     assert fit.outcome == outcome
     assert words in fit.message
     assert (predict.outcome, predict.copies) == ("not run", None)
@@ -195,9 +196,9 @@ def test_crash_in_predict_does_not_lose_fit(prober: Prober) -> None:
         ("fit", "predict", "transform"),
         parameters={"fit": "copy", "predict": "kill"},
     )
-    outcomes = [answer.copies.outcome for answer in answers]
+    outcomes = [answer.copies.outcome for answer in answers.values()]
     assert outcomes == ["ok", "crash", "missing"]
-    assert answers[0].copies.copies == pytest.approx(1.0, abs=0.1)
+    assert answers["fit"].copies.copies == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -222,3 +223,15 @@ def test_known_values(
     assert found.copies == pytest.approx(copies, abs=0.15)
     at_peak = {site.reason for site in found.sites if site.is_at_peak}
     assert at_peak == reasons
+
+
+def test_layouts_are_those_asked_for(data: tuple[np.ndarray, np.ndarray]) -> None:
+    X, y = data
+    model = SGDRegressor(max_iter=3)
+    with Prober(model, X, y, layout=GIVEN, methods=("fit",), n_rows=20_000) as prober:
+        read_only = prober.measure(READ_ONLY)["fit"].copies
+        columns = prober.measure(Layout("float64", "F"))["fit"].copies
+    assert (read_only.layout, columns.layout) == (READ_ONLY, Layout("float64", "F"))
+    assert read_only.copies == pytest.approx(0.0, abs=0.1)
+    assert columns.copies == pytest.approx(1.0, abs=0.1)
+    assert columns.reasons == ("order",)

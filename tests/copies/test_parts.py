@@ -15,12 +15,13 @@ from sklearn.linear_model import LinearRegression
 
 from skl_mmap._linux.proc import has_private_pages
 from skl_mmap.copies import Layout
-from skl_mmap.copies._coefficients import find_coefficient, list_shapes
 from skl_mmap.copies._contents import Reference
-from skl_mmap.copies._fingerprint import compare, take_fingerprint
-from skl_mmap.copies._layout import all_layouts, layout_of, map_layout
+from skl_mmap.copies._job import compare, take_fingerprint
+from skl_mmap.copies._measuring import map_layout
 from skl_mmap.copies._numpy_memory import NumpyHook, is_hookable
 from skl_mmap.copies._remedies import list_parameters
+from skl_mmap.copies._results import all_layouts, layout_of
+from skl_mmap.copies._verdict import find_coefficient, list_shapes
 from skl_mmap.exceptions import InvalidParameterError
 
 needs_hook = pytest.mark.skipif(not is_hookable(), reason="another NumPy")

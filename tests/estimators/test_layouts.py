@@ -10,8 +10,7 @@ from sklearn.linear_model import Ridge
 from sklearn.tree import DecisionTreeRegressor
 
 from skl_mmap import Memmapped
-from skl_mmap.copies import _known_layouts
-from skl_mmap.copies._layout import Layout
+from skl_mmap.copies import Layout, _known_layouts
 from skl_mmap.exceptions import InvalidParameterError
 
 
