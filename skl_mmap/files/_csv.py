@@ -163,6 +163,7 @@ class CsvFile(Table):
                 return True
             return False
 
+        self._check_quotes(data)
         wanted = selection.names
         numbers, lines = zip(*self._rows(data), strict=True)
         row = bisect_left(
@@ -171,7 +172,10 @@ class CsvFile(Table):
         if row == len(lines):
             return None
         line, text = numbers[row], lines[row].decode("utf-8", "replace")
-        fields = next(csv.reader([text]))
+        try:
+            fields = next(csv.reader([text]))
+        except csv.Error:  # a value is too long for it
+            return None
         if len(fields) != len(self.names):
             return (
                 f"line {line}: {len(fields)} values, {_shorten(text)}, and the header "
@@ -237,7 +241,13 @@ class CsvFile(Table):
                 f"the header is not UTF-8 ({error}). Convert the file, for "
                 "example with iconv."
             ) from None
-        names = next(csv.reader([text]), [])
+        try:
+            names = next(csv.reader([text]), [])
+        except csv.Error as error:
+            raise bad(
+                f"the header {text[:_MAX_TEXT]!r}... cannot be read ({error}). A CSV "
+                "file begins with a line that names the columns."
+            ) from None
         if not any(names):
             raise FileFormatError(
                 f"{self.path} is empty, so there are no names of columns. A CSV file "
@@ -272,7 +282,10 @@ class CsvFile(Table):
             offset += end
             data = memoryview(self._buffer)[:end]
             if bytes(data[:64]).strip() or bytes(data).strip():
-                self._check_quotes(end)
+                # Few files of numbers have quotes, and looking for one is faster.
+                has_quotes = self._buffer.find(b'"', 0, end) >= 0
+                if has_quotes and self._buffer.count(b'"', 0, end) % 2:
+                    self._check_quotes(data)
                 yield data
             n_left = self._n_filled - end
             self._buffer[:n_left] = self._buffer[end : self._n_filled]
@@ -289,18 +302,15 @@ class CsvFile(Table):
             )
         self._slice_bytes = 2 * len(self._buffer)
 
-    def _check_quotes(self, end: int) -> None:
-        # Few files of numbers have quotes, and looking for one is faster.
-        if self._buffer.find(b'"', 0, end) < 0:
-            return
-        if self._buffer.count(b'"', 0, end) % 2:
-            first = self._line_of(self._offset)
-            last = first + self._buffer.count(b"\n", 0, end)
-            raise FileFormatError(
-                f"{self.path}, lines {first} to {last}: a quoted value does not end in "
-                "its line, or a quote is missing, so that lines cannot be told apart. "
-                "Values with line breaks cannot be read; save the table as parquet."
-            )
+    def _check_quotes(self, data: memoryview) -> None:
+        """Raise an error if a quoted value does not end in its line."""
+        for number, line in self._rows(data):
+            if line.count(b'"') % 2:
+                raise FileFormatError(
+                    f"{self.path}, line {number}: a quoted value does not end in its "
+                    "line, or a quote is missing, so that lines cannot be told apart. "
+                    "Values with line breaks cannot be read; save the table as parquet."
+                )
 
     def _fill(self) -> None:
         """Read until the buffer is full, or the file ends."""

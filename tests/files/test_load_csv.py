@@ -100,7 +100,8 @@ def test_targets_keep_their_type_whatever_the_slices(
         ("1,300,3", {"dtype": "i1"}, "line 46: column 'b' has '300' there"),
         ("1,,3", {"dtype": int}, "line 46: column 'b' has no value there"),
         ("1,,3", {"target": "b", "columns": ["a"]}, None),
-        ('1,"2,3', {}, "lines .* to .*: a quoted value does not end"),
+        ('1,"2,3', {}, "line 46: a quoted value does not end"),
+        ('1,"2,3\n1,2",3', {}, "line 46: a quoted value does not end"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_line(
@@ -137,6 +138,7 @@ def test_classes_cannot_be_missing(small_slices: None, tmp_path: Path) -> None:
         ('a,"b\n1,2\n', "a quoted value does not end"),
         (b"a,\xff\n1,2\n", "the header is not UTF-8"),
         ("a,b\r1,2\r3,4\r", "line 1: lines end with a carriage return"),
+        ("a" * 200_000, "line 1: the header 'aaa.*field larger than field limit"),
     ],
 )
 def test_bad_headers_are_explained(text: str, message: str, tmp_path: Path) -> None:
