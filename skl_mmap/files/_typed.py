@@ -241,6 +241,10 @@ class ArrowFile(TypedTable):
                 expected = n_done * self.n_bytes // max(done_bytes, 1)
                 for start in range(0, whole.num_rows, step):
                     part = whole.slice(start, step).select(names)
+                    # Damaged sizes and offsets would end the process.
+                    part.validate()
+                    if selection.target is not None:
+                        part.column(selection.target).validate(full=True)
                     yield part, first_row + start, done_bytes, expected
                     del part
                 del whole

@@ -303,6 +303,20 @@ def test_a_file_that_was_cut_off_is_an_error(
         load(path, target="kind", as_frame=False)
 
 
+@pytest.mark.parametrize("name", ["x.ipc", "x.arrow"])
+def test_damaged_offsets_of_text_are_an_error(name: str, tmp_path: Path) -> None:
+    table = pa.table({"a": np.arange(1000.0), "kind": ["cat", "dog"] * 500})
+    path = write_table(table, tmp_path / name)
+    data = bytearray(path.read_bytes())
+    offsets = np.arange(0, 3003, 3, dtype=np.int32)
+    place = data.index(offsets.tobytes()) + 4 * 100
+    data[place : place + 4] = (2**31 - 8).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(FileFormatError, match="It is damaged"):
+        load(path, target="kind", as_frame=False)
+    assert load(path, columns=["a"], as_frame=False).shape == (1000, 1)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
