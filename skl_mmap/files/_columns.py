@@ -79,6 +79,7 @@ class Table(ABC):
     names: list[str]
     n_bytes: int
     exact_rows: int | None = None
+    row_group_rows: Sequence[int] = ()
 
     def __init__(self, path: str) -> None:
         self._pa = import_pyarrow(path)
@@ -95,23 +96,15 @@ class Table(ABC):
 
     @abstractmethod
     def default_features(self, target: str | None) -> tuple[str, ...]:
-        """Choose the columns of X, if the user leaves that to the file."""
+        """Return the columns of X, if the user leaves them to the file."""
 
     @abstractmethod
     def default_dtype(self, features: tuple[str, ...]) -> np.dtype[Any]:
-        """Choose the type of X; InvalidParameterError if a column is not numbers."""
+        """Return the type of X; InvalidParameterError if a column is not numbers."""
 
     @abstractmethod
     def parts(self, selection: Selection) -> Iterator[Part]:
-        """Read the table, only once.
-
-        Raises
-        ------
-        FileFormatError
-            If the file is damaged, or holds something that is not asked for.
-        InvalidParameterError
-            If a column has a type that cannot be used.
-        """
+        """Read the table, only once; FileFormatError if it is damaged."""
 
 
 def import_pyarrow(path: str) -> Any:
@@ -159,21 +152,9 @@ def list_names(names: Iterable[str]) -> str:
 def choose_names(
     path: str, known: Sequence[str], columns: object, target: object
 ) -> tuple[tuple[str, ...] | None, str | None]:
-    """Check the names that the user gave against those of the file.
+    """Check the names that the user gave, and return those of X and of y.
 
-    Returns
-    -------
-    features : tuple of str or None
-        None if the user leaves the choice to the file.
-    target : str or None
-        The name of the target.
-
-    Raises
-    ------
-    InvalidParameterError
-        If a name is unknown, given twice, or not a text.
-    FileFormatError
-        If the file uses a name twice.
+    Those of X are None if the user leaves the choice to the file.
     """
     repeated = [name for name, n_times in Counter(known).items() if n_times > 1]
     if repeated:
@@ -262,15 +243,7 @@ class RowWriter:
             self._writer.__exit__(None, None, None)
 
     def write(self, part: Part) -> None:
-        """Write rows.
-
-        Raises
-        ------
-        FileFormatError
-            If a value is missing or cannot be converted.
-        NotEnoughMemoryError, NotEnoughDiskError
-            If there is no room.
-        """
+        """Write rows; FileFormatError if a value cannot be one of X."""
         if self._mapped is not None:
             stop = part.first_row + part.table.num_rows
             rows = self._mapped[part.first_row : stop]
@@ -357,15 +330,7 @@ class TargetCollector:
         self._kinds: set[str] = set()
 
     def add(self, part: Part) -> None:
-        """Append the column's values in some rows.
-
-        Raises
-        ------
-        FileFormatError
-            If the column cannot be a target.
-        MixedTargetError
-            If the rows before looked like another type.
-        """
+        """Append values; MixedTargetError if those before looked like another type."""
         if self._name not in part.table.column_names:
             return
         start = 0
@@ -380,8 +345,8 @@ class TargetCollector:
         if types.is_dictionary(chunk.type):
             chunk = chunk.dictionary_decode()
         type_ = chunk.type
-        if types.is_temporal(type_):
-            raise MixedTargetError  # only CSV infers times; there they are text
+        if types.is_temporal(type_) or types.is_binary(type_):
+            raise MixedTargetError  # only CSV infers them; there they are text
         is_bool = types.is_boolean(type_)
         if chunk.null_count and (is_bool or is_text(type_)):
             row = int(np.argmax(_missing_of(chunk)))
@@ -396,16 +361,9 @@ class TargetCollector:
         elif types.is_null(type_):
             self._kinds.add("number")
             codes = np.full(len(chunk), np.nan)
-        elif is_numeric(type_):
+        else:
             self._kinds.add("bool" if is_bool else "number")
             codes = np.array(_values_of(chunk))
-        else:
-            # Only CSV comes so far: other tables know their types beforehand.
-            row = start + _first_not_utf8(chunk)
-            raise FileFormatError(
-                f"{self._path}, {part.locate(row)}: the target {self._name!r} is not "
-                "text in UTF-8 there. Convert the file, for example with iconv."
-            )
         if len(self._kinds) > 1:
             raise MixedTargetError
         self._chunks.append(codes)
@@ -436,24 +394,11 @@ class TargetCollector:
             return map_array(writer.finish(), dtype, (n_rows,), settings)
 
 
-def _first_not_utf8(chunk: Any) -> int:
-    """Return the place of the first value of bytes that is not text."""
-    for place, value in enumerate(chunk):
-        try:
-            (value.as_py() or b"").decode()
-        except UnicodeDecodeError:
-            return place
-    return 0
-
-
 def convert(values: npt.NDArray[Any], out: npt.NDArray[Any]) -> int | None:
-    """Copy values into an array of another type.
+    """Copy values into an array of another type; floating point types round.
 
-    Returns
-    -------
-    int or None
-        The place in C order of the first value that an integer type cannot hold.
-        Floating point types round, as always.
+    The place in C order of the first value that an integer type cannot hold is
+    returned, or None.
     """
     if out.dtype.kind == "f" or np.can_cast(values.dtype, out.dtype):
         np.copyto(out, values, casting="unsafe")

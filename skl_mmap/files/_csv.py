@@ -83,23 +83,17 @@ class CsvFile(Table):
         for data in self._slices:
             yield self._parse(data, selection)
 
-    def infer(self) -> tuple[dict[str, str], int, bool]:
-        """Return the types that the columns seem to have in the first slice.
+    def infer(self) -> tuple[Any, int, bool]:
+        """Look at the first slice only.
 
-        Returns
-        -------
-        types : dict of str to str
-            Name of each column, and Arrow's name of its type.
-        n_rows : int
-            Of all of the file.
-        is_estimate : bool
-            Whether there are more slices, so that the number of rows is estimated.
+        What pyarrow infers from it as the schema is returned, the number of rows of the
+        whole file, and whether that is an estimate, for there are more slices.
         """
         part = next(self.parts(Selection((), None, np.dtype(float))), None)
         if part is None:
-            return dict.fromkeys(self.names, "null"), 0, False
-        types = {field.name: str(field.type) for field in part.table.schema}
-        return types, part.expected_rows, not self._is_at_end
+            null = self._pa.null()
+            return self._pa.schema([(name, null) for name in self.names]), 0, False
+        return part.table.schema, part.expected_rows, not self._is_at_end
 
     def _parse(self, data: memoryview, selection: Selection) -> Part:
         try:
@@ -190,6 +184,11 @@ class CsvFile(Table):
         if place == len(wanted):
             return None
         name = wanted[place]
+        if name == selection.target:
+            return (
+                f"line {line}: the target {name!r} is not text in UTF-8 there. Convert "
+                "the file, for example with iconv."
+            )
         value = fields[self.names.index(name)]
         return (
             f"line {line}: column {name!r} has {_shorten(value)} there, which is "

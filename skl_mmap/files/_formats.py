@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,18 @@ from skl_mmap.exceptions import (
     InvalidParameterError,
     SklMmapError,
 )
+from skl_mmap.files._columns import is_numeric
 from skl_mmap.files._csv import CsvFile
 from skl_mmap.files._npy import read_npy_header
 from skl_mmap.files._typed import ArrowFile, ParquetFile, TypedTable
 
-_MAGIC_BYTES = 8
 _MAGIC = {
     b"\x93NUMPY": "npy",
     b"PAR1": "parquet",
     b"ARROW1": "arrow file",
     b"\xff\xff\xff\xff": "arrow stream",
 }
-_COMPRESSION_MAGIC = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bz2",
-    b"\x28\xb5\x2f\xfd": "zstd",
-}
-_COMPRESSION_SUFFIXES = (".gz", ".bz2", ".zst")
+_COMPRESSION_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 _REFUSED_MAGIC = {
     b"PK": "a zip archive (.npz, .xlsx): unpack it first",
     b"FEA1": "Feather version 1: write it anew with pyarrow.feather.write_feather",
@@ -39,9 +34,9 @@ _REFUSED_MAGIC = {
     b"\xfe\xff": "UTF-16 text: write it as UTF-8",
 }
 _SUFFIXES = {
-    "parquet": (".parquet", ".pq"),
-    "arrow": (".arrow", ".arrows", ".ipc", ".feather"),
-    "npy": (".npy",),
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    **dict.fromkeys((".arrow", ".arrows", ".ipc", ".feather"), "arrow"),
+    ".npy": "npy",
 }
 
 
@@ -72,36 +67,34 @@ def find_format(path: str) -> FileFormat:
         If it has a format that cannot be loaded.
     """
     with open(path, "rb") as file:
-        head = file.read(_MAGIC_BYTES)
+        head = file.read(8)
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             return FileFormat(name)
     suffixes = [suffix.lower() for suffix in Path(path).suffixes[-2:]]
     last = suffixes[-1] if suffixes else ""
-    for name, known in _SUFFIXES.items():
-        if last in known:
-            found = repr(head) if head else "nothing at all"
-            raise FileFormatError(
-                f"{path} is named like a file of the format {name}, but it begins "
-                f"with {found}: it is damaged, empty, or something else. Write it "
-                "anew, or give it the suffix of its real format."
-            )
+    if last in _SUFFIXES:
+        found = repr(head) if head else "nothing at all"
+        raise FileFormatError(
+            f"{path} is named like a file of the format {_SUFFIXES[last]}, but it "
+            f"begins with {found}: it is damaged, empty, or something else. Write it "
+            "anew, or give it the suffix of its real format."
+        )
     for magic, what in _REFUSED_MAGIC.items():
         if head.startswith(magic):
             raise InvalidParameterError(f"{path} cannot be loaded: it is {what}.")
-    compression = None
-    for magic, name in _COMPRESSION_MAGIC.items():
-        if head.startswith(magic):
-            compression = name
-    if last in _COMPRESSION_SUFFIXES:
+    if last in (".gz", ".bz2", ".zst"):
         suffixes.pop()
-    if not suffixes or suffixes[-1] != ".csv":
+    if suffixes[-1:] != [".csv"]:
         raise InvalidParameterError(
             f"{path} has no format that can be loaded: it begins with {head!r}, and "
             "its name does not end in .csv. Formats are .npy, .csv (also .csv.gz, "
             ".csv.bz2, .csv.zst), .parquet, and .arrow, .ipc or .feather."
         )
-    return FileFormat("csv", compression)
+    for magic, name in _COMPRESSION_MAGIC.items():
+        if head.startswith(magic):
+            return FileFormat("csv", name)
+    return FileFormat("csv")
 
 
 def open_table(path: str, format_: FileFormat) -> CsvFile | TypedTable:
@@ -121,48 +114,21 @@ def open_table(path: str, format_: FileFormat) -> CsvFile | TypedTable:
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """What a file holds, and what `load` would make of it.
-
-    Attributes
-    ----------
-    path : str
-        The file.
-    format : str
-        Its format, with the compression if there is one.
-    file_bytes : int
-        Size of the file.
-    shape : tuple of int
-        Of X.
-    item_type : dtype
-        Of X.
-    order : {"C", "F"}
-        Of X.
-    offset : int
-        Where X begins: in the file if that is mapped, else in shared memory.
-    is_mapped_in_place : bool
-        Whether the file is mapped, not read.
-    is_estimate : bool
-        Whether the number of rows is an estimate.
-    columns : tuple of (str, str)
-        Names and types of all columns of a table.
-    row_group_rows : tuple of int
-        Rows of the row groups of a parquet file.
-    note : str
-        Why X cannot be made, or ``""``.
-    """
+    """What a file holds, and what `load` would make of it."""
 
     path: str
-    format: str
+    format: str  # with the compression, if there is one
     file_bytes: int
+    # X: where it begins in the file, if that is mapped, else in shared memory.
     shape: tuple[int, ...]
     item_type: np.dtype[Any]
     order: str = "C"
     offset: int = 0
     is_mapped_in_place: bool = False
-    is_estimate: bool = False
-    columns: tuple[tuple[str, str], ...] = ()
+    is_estimate: bool = False  # of the number of rows
+    columns: tuple[tuple[str, str], ...] = ()  # name and type of each, in a table
     row_group_rows: tuple[int, ...] = ()
-    note: str = ""
+    note: str = ""  # why X cannot be made
 
     @property
     def data_bytes(self) -> int:
@@ -204,38 +170,31 @@ def file_info(path: str | os.PathLike[str]) -> FileInfo:
             note="it holds Python objects" if header.dtype.hasobject else "",
         )
     with open_table(name, format_) as table:
+        schema: Any
+        n_rows: int | None
+        dtype, note = np.dtype(np.float64), ""
         if isinstance(table, CsvFile):
-            return _csv_info(table, format_)
-        info = FileInfo(
+            schema, n_rows, is_estimate = table.infer()
+            numbers = (is_numeric(f.type) or str(f.type) == "null" for f in schema)
+            n_features = sum(numbers)
+        else:
+            schema, n_rows, n_features = table.schema, table.count_rows(), 0
+            is_estimate = n_rows is None
+            if is_estimate:
+                note = "a stream does not say how many rows it has"
+            try:
+                features = table.default_features(None)
+                n_features, dtype = len(features), table.default_dtype(features)
+            except SklMmapError as error:
+                note = str(error)
+        return FileInfo(
             name,
-            format_.name,
+            ", ".join(filter(None, (format_.name, format_.compression))),
             file_bytes,
-            (0, 0),
-            np.dtype(np.float64),
-            columns=tuple((field.name, str(field.type)) for field in table.schema),
+            (n_rows or 0, n_features),
+            dtype,
+            is_estimate=is_estimate,
+            columns=tuple((field.name, str(field.type)) for field in schema),
             row_group_rows=tuple(table.row_group_rows),
+            note=note,
         )
-        n_rows = table.count_rows()
-        if n_rows is None:
-            note = "a stream does not say how many rows it has"
-            info = replace(info, is_estimate=True, note=note)
-        try:
-            features = table.default_features(None)
-        except SklMmapError as error:
-            return replace(info, shape=(n_rows or 0, 0), note=str(error))
-        dtype = table.default_dtype(features)
-        return replace(info, shape=(n_rows or 0, len(features)), item_type=dtype)
-
-
-def _csv_info(table: CsvFile, format_: FileFormat) -> FileInfo:
-    types, n_rows, is_estimate = table.infer()
-    numbers = [t for t in types.values() if t in ("int64", "double", "null", "bool")]
-    return FileInfo(
-        table.path,
-        "csv" + (f", {format_.compression}" if format_.compression else ""),
-        table.n_bytes,
-        (n_rows, len(numbers)),
-        np.dtype(np.float64),
-        is_estimate=is_estimate,
-        columns=tuple(types.items()),
-    )

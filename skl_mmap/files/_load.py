@@ -177,17 +177,10 @@ def load(
 def load_column(
     path: str, format_: FileFormat, name: object, placement: Placement
 ) -> npt.NDArray[Any]:
-    """Load one column of a table, without any of the others: a target, or weights.
+    """Load one column of a table, and no other, as y of `load`: shape (n_samples,).
 
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        As y of `load`: numbers keep their type, text becomes objects.
-
-    Raises
-    ------
-    InvalidParameterError, FileFormatError
-        If there is no such column, or it cannot be a target.
+    InvalidParameterError or FileFormatError says that there is no such column, or that
+    it cannot be a target.
     """
 
     def select(table: Table) -> Selection:
@@ -313,11 +306,9 @@ class LoadProgress:
                 "progress=True needs rich to draw the bar, and it is not installed. "
                 "Run pip install rich, or pass progress=None."
             )
-        self._starts_at = time.monotonic()
-        if is_wanted is None:
-            is_wanted = has_rich and sys.stderr.isatty()
-            self._starts_at += _PATIENCE_SECONDS
-        self._is_wanted = is_wanted
+        is_default = is_wanted is None
+        self._is_wanted = has_rich and sys.stderr.isatty() if is_default else is_wanted
+        self._starts_at = time.monotonic() + is_default * _PATIENCE_SECONDS
         self._text = text
         self._bar: Any = None
         self._task: Any = None
@@ -338,22 +329,18 @@ class LoadProgress:
         if self._bar is None:
             if time.monotonic() < self._starts_at:
                 return
-            self._bar = _make_bar()
+            from rich import progress
+            from rich.console import Console
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.DownloadColumn(binary_units=True),
+                progress.TransferSpeedColumn(),
+                progress.TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
             self._task = self._bar.add_task(self._text, total=n_bytes)
             self._bar.start()
         self._bar.update(self._task, completed=min(done_bytes, n_bytes))
-
-
-def _make_bar() -> Any:
-    from rich import progress
-    from rich.console import Console
-
-    return progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.DownloadColumn(binary_units=True),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )

@@ -7,7 +7,6 @@ takes memory for all of a row group or record batch: 280 to 740 MB for a row gro
 
 from __future__ import annotations
 
-import contextlib
 import os
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -33,6 +32,8 @@ _READ_AHEAD_BYTES = 128 << 10
 # page, both unpacked), and this many bytes of columns are read at a time.
 _MAX_COLUMN_BYTES = 5 << 19
 _MAX_GROUP_BYTES = 16 << 20
+# A guess for one value of a column whose values differ in size.
+_TEXT_BYTES = 32
 # More types than this are not listed.
 _MAX_LISTED = 8
 
@@ -80,7 +81,12 @@ class TypedTable(Table):
         """Read the file; see `Table.parts`."""
         self._check_numeric(selection.features)
         if selection.target is not None:
-            self._check_target(selection.target)
+            type_ = self.schema.field(selection.target).type
+            if not is_numeric(type_) and not is_text(type_):
+                raise InvalidParameterError(
+                    f"target={selection.target!r} of {self.path} is {type_}, which is "
+                    "neither numbers nor text. Convert the column before."
+                )
         n_rows = 0
         try:
             for batch, first_row, done_bytes, n_expected in self._batches(selection):
@@ -94,11 +100,6 @@ class TypedTable(Table):
                 f"{self.path} cannot be read beyond row {n_rows}: {error}. It is "
                 "damaged or was cut off; get it anew."
             ) from error
-
-    @property
-    def row_group_rows(self) -> list[int]:
-        """Rows of each row group; empty where there are none."""
-        return []
 
     def count_rows(self) -> int | None:
         """Count the rows from metadata; None if there is none."""
@@ -118,16 +119,13 @@ class TypedTable(Table):
                     "or leave them out."
                 )
 
-    def _check_target(self, name: str) -> None:
-        type_ = self.schema.field(name).type
-        if not is_numeric(type_) and not is_text(type_):
-            raise InvalidParameterError(
-                f"target={name!r} of {self.path} is {type_}, which is neither numbers "
-                "nor text. Convert the column before."
-            )
-
     def _batch_rows(self, names: list[str]) -> int:
-        row_bytes = sum(_width(self.schema.field(name).type) for name in names)
+        row_bytes = 0
+        for name in names:
+            try:
+                row_bytes += max(int(self.schema.field(name).type.bit_width) // 8, 1)
+            except ValueError:
+                row_bytes += _TEXT_BYTES
         return min(max(_BATCH_BYTES // row_bytes, 1), _MAX_BATCH_ROWS)
 
     @abstractmethod
@@ -151,13 +149,10 @@ class ParquetFile(TypedTable):
             )
         )
         self.schema = self._file.schema_arrow
-        self.exact_rows = int(self._file.metadata.num_rows)
-
-    @property
-    def row_group_rows(self) -> list[int]:
-        """Rows of each row group."""
         metadata = self._file.metadata
-        return [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        self.exact_rows = int(metadata.num_rows)
+        groups = map(metadata.row_group, range(metadata.num_row_groups))
+        self.row_group_rows = [group.num_rows for group in groups]
 
     def _batches(self, selection: Selection) -> Iterator[tuple[Any, int, int, int]]:
         n_rows = self.exact_rows or 0
@@ -181,9 +176,8 @@ class ParquetFile(TypedTable):
         """Divide columns into groups that can be unpacked at the same time."""
         metadata = self._file.metadata
         costs: dict[str, int] = {}
-        for group in range(metadata.num_row_groups):
-            for place in range(metadata.num_columns):
-                chunk = metadata.row_group(group).column(place)
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            for chunk in map(group.column, range(metadata.num_columns)):
                 # What is unpacked, and the same again as a dictionary.
                 cost = min(2 * chunk.total_uncompressed_size, _MAX_COLUMN_BYTES)
                 name = chunk.path_in_schema
@@ -251,18 +245,10 @@ class ArrowFile(TypedTable):
 
     def _record_batches(self, reader: Any) -> Iterator[tuple[Any, int]]:
         if self._is_stream:
-            with contextlib.suppress(StopIteration):
-                while True:
-                    yield reader.read_next_batch(), self._source.tell()
+            for batch in reader:
+                yield batch, self._source.tell()
+                del batch  # before the next one is read
             return
         n_batches = reader.num_record_batches
         for index in range(n_batches):
             yield reader.get_batch(index), self.n_bytes * (index + 1) // n_batches
-
-
-def _width(type_: Any) -> int:
-    """Bytes of one value, or a guess where they differ."""
-    try:
-        return max(int(type_.bit_width) // 8, 1)
-    except ValueError:
-        return 32
