@@ -222,15 +222,15 @@ class RowWriter:
         self._writer: SegmentWriter | None = None
         self._segment: Segment | None = None
         self._mapped: npt.NDArray[Any] | None = None
-        self.n_rows = exact_rows or 0
-        self._n_missing = self.n_rows * len(self._names)
+        self._n_rows = exact_rows or 0
+        self._n_missing = self._n_rows * len(self._names)
         if self._n_missing:
-            n_bytes = self.n_rows * self._row_bytes
-            what = f"{path} ({self.n_rows} rows)"
+            n_bytes = self._n_rows * self._row_bytes
+            what = f"{path} ({self._n_rows} rows)"
             self._segment = new_segment(n_bytes, placement, what)
             # Others cannot see it yet; it is unmapped before it is sealed.
             memory = mmap.mmap(self._segment.fd, n_bytes)
-            shape = (self.n_rows, len(self._names))
+            shape = (self._n_rows, len(self._names))
             self._mapped = np.ndarray(shape, self._dtype, memory)
 
     def __enter__(self) -> Self:
@@ -249,7 +249,7 @@ class RowWriter:
             rows = self._mapped[part.first_row : stop]
             self._n_missing -= self._fill(rows, part.table, 0, part)
             return
-        self.n_rows = part.first_row + part.table.num_rows
+        self._n_rows = part.first_row + part.table.num_rows
         if not self._names:
             return
         if self._writer is None:
@@ -266,20 +266,24 @@ class RowWriter:
             self._fill(block, rows, start, part)
             self._writer.write(block)
 
-    def finish(self) -> Segment | None:
-        """Return the segment; None if X is empty."""
-        if self._writer is not None:
-            return self._writer.finish() if self.n_rows else None
+    def finish(self, settings: Settings) -> npt.NDArray[Any]:
+        """Return X, in shared memory unless it is empty."""
         if self._n_missing:
             raise FileFormatError(
-                f"{self._path} says that it has {self.n_rows} rows, and not all of "
+                f"{self._path} says that it has {self._n_rows} rows, and not all of "
                 "them were found: it is damaged. Get it anew."
             )
-        segment = self._segment
-        self._mapped = self._segment = None
-        if segment is not None:
+        shape = (self._n_rows, len(self._names))
+        if not self._n_rows or not self._names:
+            return np.empty(shape, self._dtype)
+        self._mapped = None
+        if self._writer is not None:
+            segment = self._writer.finish()
+        else:
+            assert self._segment is not None
+            segment = self._segment
             segment.seal()
-        return segment
+        return map_array(segment, self._dtype, shape, settings)
 
     def _fill(self, out: npt.NDArray[Any], rows: Any, start: int, part: Part) -> int:
         """Fill the columns of some rows, and return how many values those are."""
@@ -322,14 +326,14 @@ class MixedTargetError(Exception):
 class TargetCollector:
     """Collect one column of a table: numbers keep their type, text becomes objects."""
 
-    def __init__(self, path: str, name: str) -> None:
+    def __init__(self, path: str, name: str | None) -> None:
         self._path = path
         self._name = name
         self._chunks: list[npt.NDArray[Any]] = []
         self._classes: dict[str, int] = {}
         self._kinds: set[str] = set()
 
-    def add(self, part: Part) -> None:
+    def write(self, part: Part) -> None:
         """Append values; MixedTargetError if those before looked like another type."""
         if self._name not in part.table.column_names:
             return

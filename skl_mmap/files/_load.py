@@ -24,7 +24,7 @@ from skl_mmap.files._columns import (
 )
 from skl_mmap.files._formats import FileFormat, find_format, open_table
 from skl_mmap.files._npy import load_npy
-from skl_mmap.memory import Placement, Settings, map_array
+from skl_mmap.memory import Placement, Settings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -188,8 +188,7 @@ def load_column(
         return Selection((), target, np.dtype(np.float64))
 
     bar = LoadProgress("", False)
-    _, y, _ = _load_table(path, format_, select, placement, Settings(), bar)
-    return np.asarray(y)
+    return _load_table(path, format_, select, placement, Settings(), bar)[1]
 
 
 def _load_table(
@@ -199,44 +198,24 @@ def _load_table(
     placement: Placement,
     settings: Settings,
     bar: LoadProgress,
-) -> tuple[Any, Any, tuple[str, ...]]:
-    """Return X, y (None without a target) and the names of the columns of X."""
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], tuple[str, ...]]:
+    """Return X, y (nothing without a target) and the names of the columns of X."""
     selection = None
     while True:
         with open_table(path, format_) as table:
             selection = selection or select(table)
+            y = TargetCollector(path, selection.target)
             try:
-                X, y = _read(table, selection, placement, settings, bar)
+                with RowWriter(placement, path, selection, table.exact_rows) as X, bar:
+                    for part in table.parts(selection):
+                        X.write(part)
+                        y.write(part)
+                        bar.update(part.done_bytes, table.n_bytes)
+                        del part  # so that it is not kept while the next one is read
+                    features = X.finish(settings)
+                return features, y.finish(placement, settings), selection.features
             except MixedTargetError:
                 selection = replace(selection, is_text_target=True)
-                continue
-        return X, y, selection.features
-
-
-def _read(
-    table: Table,
-    selection: Selection,
-    placement: Placement,
-    settings: Settings,
-    bar: LoadProgress,
-) -> tuple[Any, Any]:
-    y = None
-    if selection.target is not None:
-        y = TargetCollector(table.path, selection.target)
-    with RowWriter(placement, table.path, selection, table.exact_rows) as rows, bar:
-        for part in table.parts(selection):
-            rows.write(part)
-            if y is not None:
-                y.add(part)
-            bar.update(part.done_bytes, table.n_bytes)
-            del part  # so that it is not kept while the next one is read
-        segment = rows.finish()
-    shape = (rows.n_rows, len(selection.features))
-    if segment is None:
-        X = np.empty(shape, selection.dtype)
-    else:
-        X = map_array(segment, selection.dtype, shape, settings)
-    return X, None if y is None else y.finish(placement, settings)
 
 
 def _check_dtype(dtype: object) -> np.dtype[Any] | None:
