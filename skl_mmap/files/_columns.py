@@ -3,7 +3,7 @@
 ::
 
     file --> parts: some rows of some columns --RowWriter-------> X, in shared memory
-             (pyarrow tables of some MB)      --TargetCollector-> y
+             (record batches of some MB)      --TargetCollector-> y
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Selection:
 class Part(NamedTuple):
     """Some rows of a table."""
 
-    # A pyarrow.Table with the columns that were asked for, or some of them.
-    table: Any
+    # A pyarrow.RecordBatch of the columns that were asked for, or some of them.
+    rows: Any
     first_row: int
     # How much of the file was read, and how many rows there are in all, as far as is
     # known by now.
@@ -244,12 +244,13 @@ class RowWriter:
 
     def write(self, part: Part) -> None:
         """Write rows; FileFormatError if a value cannot be one of X."""
+        n_rows = part.rows.num_rows
+        stop = part.first_row + n_rows
         if self._mapped is not None:
-            stop = part.first_row + part.table.num_rows
-            rows = self._mapped[part.first_row : stop]
-            self._n_missing -= self._fill(rows, part.table, 0, part)
+            self._fill(self._mapped[part.first_row : stop], 0, part)
+            self._n_missing -= n_rows * len({*self._names} & {*part.rows.schema.names})
             return
-        self._n_rows = part.first_row + part.table.num_rows
+        self._n_rows = stop
         if not self._names:
             return
         if self._writer is None:
@@ -258,12 +259,10 @@ class RowWriter:
             self._writer = SegmentWriter(self._placement, what, n_bytes)
         block_rows = max(_BLOCK_BYTES // self._row_bytes, 1)
         # One buffer for all blocks: a new one each time would be new pages.
-        shape = (min(block_rows, part.table.num_rows), len(self._names))
-        buffer = np.empty(shape, self._dtype)
-        for start in range(0, part.table.num_rows, block_rows):
-            rows = part.table.slice(start, block_rows)
-            block = buffer[: rows.num_rows]
-            self._fill(block, rows, start, part)
+        buffer = np.empty((min(block_rows, n_rows), len(self._names)), self._dtype)
+        for start in range(0, n_rows, block_rows):
+            block = buffer[: n_rows - start]
+            self._fill(block, start, part)
             self._writer.write(block)
 
     def finish(self, settings: Settings) -> npt.NDArray[Any]:
@@ -285,38 +284,30 @@ class RowWriter:
             segment.seal()
         return map_array(segment, self._dtype, shape, settings)
 
-    def _fill(self, out: npt.NDArray[Any], rows: Any, start: int, part: Part) -> int:
-        """Fill the columns of some rows, and return how many values those are."""
-        n_values = 0
+    def _fill(self, block: npt.NDArray[Any], start: int, part: Part) -> None:
+        """Fill the columns of a part in some rows: those from `start` on."""
+        rows = part.rows.slice(start, len(block))
+        known = {*rows.schema.names}
         for place, name in enumerate(self._names):
-            if name in rows.column_names:
-                row = 0
-                for chunk in rows.column(name).chunks:
-                    column = out[row : row + len(chunk), place]
-                    self._convert(chunk, column, name, start + row, part)
-                    row += len(chunk)
-                n_values += row
-        return n_values
-
-    def _convert(
-        self, chunk: Any, out: npt.NDArray[Any], name: str, start: int, part: Part
-    ) -> None:
-        if chunk.null_count and self._dtype.kind != "f":
-            row = start + int(np.argmax(_missing_of(chunk)))
-            raise FileFormatError(
-                f"{self._path}, {part.locate(row)}: column {name!r} has no "
-                f"value there, and {self._dtype} cannot say that one is missing. "
-                "Pass dtype='float64', which reads it as NaN, fill it in, or "
-                "leave the column out with columns=."
-            )
-        values = _values_of(chunk)
-        bad = convert(values, out)
-        if bad is not None:
-            raise FileFormatError(
-                f"{self._path}, {part.locate(start + bad)}: column "
-                f"{name!r} has {values[bad]!s} there, which {self._dtype} cannot "
-                "hold. Pass a dtype that can, such as 'float64'."
-            )
+            if name not in known:
+                continue
+            column = rows.column(name)
+            if column.null_count and self._dtype.kind != "f":
+                row = start + int(np.argmax(_missing_of(column)))
+                raise FileFormatError(
+                    f"{self._path}, {part.locate(row)}: column {name!r} has no "
+                    f"value there, and {self._dtype} cannot say that one is missing. "
+                    "Pass dtype='float64', which reads it as NaN, fill it in, or "
+                    "leave the column out with columns=."
+                )
+            values = _values_of(column)
+            bad = convert(values, block[:, place])
+            if bad is not None:
+                raise FileFormatError(
+                    f"{self._path}, {part.locate(start + bad)}: column "
+                    f"{name!r} has {values[bad]!s} there, which {self._dtype} cannot "
+                    "hold. Pass a dtype that can, such as 'float64'."
+                )
 
 
 class MixedTargetError(Exception):
@@ -335,50 +326,42 @@ class TargetCollector:
 
     def write(self, part: Part) -> None:
         """Append values; MixedTargetError if those before looked like another type."""
-        if self._name not in part.table.column_names:
-            return
-        start = 0
-        for chunk in part.table.column(self._name).chunks:
-            if len(chunk):
-                self._add(chunk, part, start)
-            start += len(chunk)
-
-    def _add(self, chunk: Any, part: Part, start: int) -> None:
         from pyarrow import types
 
-        if types.is_dictionary(chunk.type):
-            chunk = chunk.dictionary_decode()
-        type_ = chunk.type
+        if self._name not in part.rows.schema.names or not part.rows.num_rows:
+            return
+        column = part.rows.column(self._name)
+        if types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        type_ = column.type
         if types.is_temporal(type_) or types.is_binary(type_):
             raise MixedTargetError  # only CSV infers them; there they are text
         is_bool = types.is_boolean(type_)
-        if chunk.null_count and (is_bool or is_text(type_)):
-            row = int(np.argmax(_missing_of(chunk)))
+        if column.null_count and (is_bool or is_text(type_)):
+            row = int(np.argmax(_missing_of(column)))
             raise FileFormatError(
-                f"{self._path}, {part.locate(start + row)}: the target "
+                f"{self._path}, {part.locate(row)}: the target "
                 f"{self._name!r} has no value there (empty, or a word such as NA), and "
                 "classes cannot be missing. Fill it in, or remove the row."
             )
         if is_text(type_):
             self._kinds.add("text")
-            codes = self._encode(chunk.dictionary_encode())
+            codes = self._encode(column.dictionary_encode())
         elif types.is_null(type_):
             self._kinds.add("number")
-            codes = np.full(len(chunk), np.nan)
+            codes = np.full(len(column), np.nan)
         else:
             self._kinds.add("bool" if is_bool else "number")
-            codes = np.array(_values_of(chunk))
+            codes = np.array(_values_of(column))
         if len(self._kinds) > 1:
             raise MixedTargetError
         self._chunks.append(codes)
 
-    def _encode(self, chunk: Any) -> npt.NDArray[np.int32]:
+    def _encode(self, column: Any) -> npt.NDArray[np.int32]:
         """Number the classes in the order in which they appear."""
-        known = self._classes
-        numbers = [
-            known.setdefault(t, len(known)) for t in chunk.dictionary.to_pylist()
-        ]
-        indices = _values_of(chunk.indices)
+        known, names = self._classes, column.dictionary.to_pylist()
+        numbers = [known.setdefault(name, len(known)) for name in names]
+        indices = _values_of(column.indices)
         return np.asarray(np.array(numbers, dtype=np.int32)[indices])
 
     def finish(self, placement: Placement, settings: Settings) -> npt.NDArray[Any]:
@@ -413,7 +396,7 @@ def convert(values: npt.NDArray[Any], out: npt.NDArray[Any]) -> int | None:
     return int(np.argmax(is_different)) if is_different.any() else None
 
 
-def _values_of(chunk: Any) -> npt.NDArray[Any]:
+def _values_of(column: Any) -> npt.NDArray[Any]:
     """Return the numbers of an Arrow array; NaN where there is none.
 
     Arrow's own ``to_numpy`` imports pandas, which takes 30 MB and a third of a second.
@@ -421,19 +404,19 @@ def _values_of(chunk: Any) -> npt.NDArray[Any]:
     import pyarrow
     from pyarrow import compute
 
-    dtype = np.dtype(chunk.type.to_pandas_dtype())
+    dtype = np.dtype(column.type.to_pandas_dtype())
     if dtype.kind == "b":
-        chunk = chunk.cast(pyarrow.uint8())  # bits become bytes
-    if chunk.null_count:
+        column = column.cast(pyarrow.uint8())  # bits become bytes
+    if column.null_count:
         if dtype.kind != "f":
-            chunk, dtype = chunk.cast(pyarrow.float64(), safe=False), np.dtype(float)
-        chunk = compute.fill_null(chunk, pyarrow.scalar(np.nan, chunk.type))
-    data = chunk.buffers()[1]
+            column, dtype = column.cast(pyarrow.float64(), safe=False), np.dtype(float)
+        column = compute.fill_null(column, pyarrow.scalar(np.nan, column.type))
+    data = column.buffers()[1]
     if data is None:
         return np.empty(0, dtype)
-    return np.frombuffer(data, dtype, len(chunk), chunk.offset * dtype.itemsize)
+    return np.frombuffer(data, dtype, len(column), column.offset * dtype.itemsize)
 
 
-def _missing_of(chunk: Any) -> npt.NDArray[np.bool_]:
+def _missing_of(column: Any) -> npt.NDArray[np.bool_]:
     """Return a mask of the values that are missing in an Arrow array."""
-    return _values_of(chunk.is_null()).view(bool)
+    return _values_of(column.is_null()).view(bool)

@@ -79,9 +79,9 @@ class CsvFile(Table):
     def parts(self, selection: Selection) -> Iterator[Part]:
         """Read the rest of the file; see `Table.parts`."""
         if bytes(self._first_slice).strip():
-            yield self._parse(self._first_slice, selection)
+            yield from self._parse(self._first_slice, selection)
         for data in self._slices:
-            yield self._parse(data, selection)
+            yield from self._parse(data, selection)
 
     def infer(self) -> tuple[Any, int, bool]:
         """Look at the first slice only.
@@ -93,24 +93,20 @@ class CsvFile(Table):
         if part is None:
             null = self._pa.null()
             return self._pa.schema([(name, null) for name in self.names]), 0, False
-        return part.table.schema, part.expected_rows, not self._is_at_end
+        return part.rows.schema, part.expected_rows, not self._is_at_end
 
-    def _parse(self, data: memoryview, selection: Selection) -> Part:
+    def _parse(self, data: memoryview, selection: Selection) -> Iterator[Part]:
         try:
             table = self._parse_lines(data, selection, selection.names)
         except self._pa.ArrowInvalid as error:
             message = self._explain(data, selection) or error
             raise FileFormatError(f"{self.path}, {message}") from error
-        first_row = self._n_parsed_rows
+        first_row = n_rows = self._n_parsed_rows
         self._n_parsed_bytes += len(data)
         self._n_parsed_rows += table.num_rows
         # The next slice is so large that neither it nor its values exceed 8 MB.
         ratio = min(len(data) / max(table.nbytes, 1), 1.0)
         self._slice_bytes = max(int(_SLICE_BYTES * ratio), _FIRST_SLICE_BYTES)
-
-        def find_line(row: int) -> int:
-            return self._rows(data)[row][0]
-
         done_bytes = self._raw.tell()
         expected_rows = self._n_parsed_rows
         if not self._is_at_end:
@@ -118,7 +114,13 @@ class CsvFile(Table):
             n_read = self._n_parsed_bytes + self._n_filled - self._end
             parsed_bytes = max(done_bytes * self._n_parsed_bytes / n_read, 1)
             expected_rows = int(expected_rows * self.n_bytes / parsed_bytes)
-        return Part(table, first_row, done_bytes, expected_rows, find_line)
+        for rows in table.to_batches():
+
+            def find_line(row: int, first: int = n_rows - first_row) -> int:
+                return self._rows(data)[first + row][0]
+
+            yield Part(rows, n_rows, done_bytes, expected_rows, find_line)
+            n_rows += rows.num_rows
 
     def _parse_lines(
         self, data: bytes | memoryview, selection: Selection, wanted: list[str]

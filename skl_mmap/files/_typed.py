@@ -91,10 +91,8 @@ class TypedTable(Table):
         try:
             for batch, first_row, done_bytes, n_expected in self._batches(selection):
                 n_rows = first_row + batch.num_rows
-                table = self._pa.Table.from_batches([batch])
-                del batch  # so that no batch is kept while the next one is read
-                yield Part(table, first_row, done_bytes, n_expected)
-                del table
+                yield Part(batch, first_row, done_bytes, n_expected)
+                del batch  # so that none is kept while the next one is read
         except (self._pa.ArrowException, OSError) as error:
             raise FileFormatError(
                 f"{self.path} cannot be read beyond row {n_rows}: {error}. It is "
