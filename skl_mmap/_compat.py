@@ -1,10 +1,125 @@
-"""What other libraries offer no public name for, in one place."""
+"""Private names of other libraries, each behind one function that can do without it.
+
+Each name belongs to a *feature*. Where a new version of a library has renamed, removed
+or reshaped what a feature needs, the function for it returns None (or something else
+that is harmless), the feature is off, and all the rest works: results stay the same.
+`lost` says which features are off in this process, and every report has its sentences.
+
+The libraries are imported when they are needed, joblib excepted, which ``skl_mmap``
+imports anyway.
+"""
 
 from __future__ import annotations
 
-from joblib import parallel as joblib_parallel
+import contextlib
+import copy
+import functools
+import importlib
+import inspect
+import itertools
+import multiprocessing.context
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-__all__ = ["explicit_mmap_mode"]
+import joblib.parallel
+
+
+class _Feature(NamedTuple):
+    """Something that needs a private name.
+
+    Attributes
+    ----------
+    library : str
+        Nothing is lost before this is imported. Empty for what needs none.
+    is_there : callable
+        Tries what is needed, and returns or raises something else than True where it
+        does not work.
+    loss : str
+        What is different without it.
+    """
+
+    library: str
+    is_there: Callable[[], bool]
+    loss: str
+
+
+_features: dict[str, _Feature] = {}
+
+
+def _needs(
+    library: str, name: str, loss: str
+) -> Callable[[Callable[[], bool]], Callable[[], bool]]:
+    """Register a feature; the function below tries whether it works."""
+
+    def register(is_there: Callable[[], bool]) -> Callable[[], bool]:
+        _features[name] = _Feature(library, is_there, loss)
+        return is_there
+
+    return register
+
+
+def lost() -> dict[str, str]:
+    """Return what is off in this process, because a library is not as it was.
+
+    Returns
+    -------
+    dict of str to str
+        For each feature a sentence that says what is different. Libraries that are not
+        imported yet are not looked at.
+
+    Notes
+    -----
+    About 1 ms: everything is tried.
+    """
+    return {
+        name: _explain(feature)
+        for name, feature in _features.items()
+        if not feature.library or feature.library in sys.modules
+        if not _works(feature.is_there)
+    }
+
+
+def _works(is_there: Callable[[], bool]) -> bool:
+    try:
+        return is_there() is True
+    except Exception:  # noqa: BLE001 - what is not known may raise anything
+        return False
+
+
+def _explain(feature: _Feature) -> str:
+    if not feature.library:
+        return f"{feature.loss}."
+    name = feature.library.partition(".")[0]
+    if name in sys.stdlib_module_names:
+        version = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+    else:
+        known = {"sklearn": "scikit-learn", "numpy": "NumPy", "scipy": "SciPy"}
+        number = getattr(sys.modules.get(name), "__version__", "?")
+        version = f"{known.get(name, name)} {number}"
+    return f"{version} is not known well enough: {feature.loss}."
+
+
+def _find(module: str, name: str) -> Any:
+    """Return something from a module; None where one of them is missing."""
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
+
+
+def _has_arguments(function: Any, names: tuple[str, ...]) -> bool:
+    """Return whether the first arguments of a function have these names."""
+    if function is None:
+        return False
+    parameters = inspect.signature(inspect.unwrap(function)).parameters
+    return tuple(itertools.islice(parameters, len(names))) == names
+
+
+# ------------------------------------------------------------------- joblib
 
 
 def explicit_mmap_mode() -> str | None:
@@ -14,7 +129,588 @@ def explicit_mmap_mode() -> str | None:
     is a choice of the user for the backend "mmap", whose own default is "c". Only the
     configuration itself tells the one from the other (joblib 1.3 to 1.6).
     """
-    default = joblib_parallel.default_parallel_config
-    config = getattr(joblib_parallel._backend, "config", default)
-    mode = config["mmap_mode"]
-    return None if mode is default["mmap_mode"] else mode
+    default = getattr(joblib.parallel, "default_parallel_config", None)
+    local = getattr(joblib.parallel, "_backend", None)
+    config = getattr(local, "config", default)
+    if not isinstance(default, dict) or not isinstance(config, dict):
+        return None
+    mode = config.get("mmap_mode")
+    return None if mode is default.get("mmap_mode") else mode
+
+
+@_needs(
+    "joblib",
+    "mmap_mode",
+    "mmap_mode='r' of parallel_config is taken for joblib's default, so that tasks may "
+    "write to their own view of an array; mmap_mode given to the backend works",
+)
+def _has_config() -> bool:
+    with joblib.parallel_config(mmap_mode="w+"):
+        return explicit_mmap_mode() == "w+"
+
+
+def tasks_of(batch: Any) -> list[Any] | None:
+    """Return the tasks of a batch, (function, args, kwargs) each; None if unknown.
+
+    Parameters
+    ----------
+    batch : callable
+        joblib's ``BatchedCalls``. Of anything else nothing is known.
+    """
+    items = getattr(batch, "items", None)
+    return items if isinstance(items, list) else None
+
+
+def with_tasks(batch: Any, tasks: list[Any]) -> Any:
+    """Return a batch like another one, of which `tasks_of` knows the tasks."""
+    changed = copy.copy(batch)
+    set_tasks(changed, tasks)
+    return changed
+
+
+def set_tasks(batch: Any, tasks: list[Any]) -> None:
+    """Give a batch other tasks."""
+    batch.items = tasks
+
+
+@_needs(
+    "joblib",
+    "batches",
+    "the tasks of a batch cannot be seen, so that rows keep their order, layouts stay "
+    "as given, index arrays are sent whole, and reports do not name the tasks",
+)
+def _has_batches() -> bool:
+    sequential = joblib.parallel.SequentialBackend(), 1
+    batch = joblib.parallel.BatchedCalls([(len, ((),), {})], sequential)
+    other: list[Any] = [(len, ("ab",), {})]
+    return tasks_of(batch) == [(len, ((),), {})] and with_tasks(batch, other)() == [2]
+
+
+def waiting_batches(parallel: Any) -> list[Any]:
+    """Return the batches that joblib has ready, and has not sent yet."""
+    ready = getattr(parallel, "_ready_batches", None)
+    return list(getattr(ready, "queue", ()))
+
+
+@_needs(
+    "joblib",
+    "waiting batches",
+    "batches that wait cannot be seen, so that all of their index arrays stay in "
+    "memory while data is being shared",
+)
+def _has_waiting_batches() -> bool:
+    parallel = joblib.Parallel(n_jobs=2, backend="threading")
+    parallel._ready_batches.put("a batch")
+    return waiting_batches(parallel) == ["a batch"]
+
+
+def worker_environment(backend: Any, n_jobs: int) -> dict[str, str]:
+    """Return the environment variables that limit the threads of a worker."""
+    prepare = getattr(backend, "_prepare_worker_env", None)
+    return {} if prepare is None else prepare(n_jobs=n_jobs)
+
+
+@_needs(
+    "joblib",
+    "threads of workers",
+    "the threads of BLAS and OpenMP in workers are not limited, and "
+    "inner_max_num_threads has no effect",
+)
+def _has_worker_environment() -> bool:
+    backend = joblib.parallel.SequentialBackend()
+    return "OMP_NUM_THREADS" in worker_environment(backend, 1)
+
+
+# --------------------------------------------------------------------- loky
+
+_JOBLIB_EXECUTOR = "joblib.externals.loky.process_executor"
+_JOBLIB_CONTEXT = "joblib.externals.loky.backend.context"
+
+
+@contextlib.contextmanager
+def keeping_contexts() -> Iterator[None]:
+    """Register joblib's contexts with multiprocessing again after ``import loky``.
+
+    joblib vendors loky and registers its context under the name "loky". Importing the
+    loky package puts another one there, and joblib's own backend would then talk to
+    the wrong resource tracker: KeyErrors on stderr, and leaks.
+    """
+    kinds = {
+        "loky": _find(_JOBLIB_CONTEXT, "LokyContext"),
+        "loky_init_main": _find(_JOBLIB_CONTEXT, "LokyInitMainContext"),
+    }
+    contexts = _find_contexts()
+    before = dict(contexts)
+    yield
+    for name, kind in kinds.items():
+        if kind is not None:
+            known = before.get(name)
+            contexts[name] = known if isinstance(known, kind) else kind()
+
+
+def _find_contexts() -> dict[str, Any]:
+    # multiprocessing offers no way to register a context, and loky itself assigns to
+    # this dictionary.
+    contexts = getattr(multiprocessing.context, "_concrete_contexts", None)
+    return contexts if isinstance(contexts, dict) else {}
+
+
+@_needs(
+    "joblib.externals.loky",
+    "two copies of loky",
+    "joblib's own backend may be given the context of another copy of loky, and then "
+    "complains of a resource tracker",
+)
+def _has_contexts() -> bool:
+    return isinstance(_find_contexts()["loky"], _find(_JOBLIB_CONTEXT, "LokyContext"))
+
+
+def count_as_worker() -> None:
+    """Tell joblib's own copy of loky that this process is a worker already."""
+    module: Any = sys.modules.get(_JOBLIB_EXECUTOR)
+    depth = getattr(module, "_CURRENT_DEPTH", None)
+    if isinstance(depth, int):
+        module._CURRENT_DEPTH = depth + 1
+
+
+@_needs(
+    _JOBLIB_EXECUTOR,
+    "depth of nesting",
+    "workers of the backend 'mmap' do not count as workers for the backend 'loky', "
+    "which may start more processes in them than its LOKY_MAX_DEPTH allows",
+)
+def _has_depth() -> bool:
+    return isinstance(_find(_JOBLIB_EXECUTOR, "_CURRENT_DEPTH"), int)
+
+
+# ------------------------------------------------------------- scikit-learn
+
+_ENSEMBLE = "sklearn.ensemble._base"
+_VALIDATION = "sklearn.model_selection._validation"
+_SCORER = "sklearn.metrics._scorer"
+
+# The tasks of scikit-learn that select rows of X, hand them to an estimator or to a
+# scorer, and do nothing else with X. Arguments as they are in 1.6 to 1.9.
+_TASKS = {
+    (_ENSEMBLE, "_fit_single_estimator"): ("estimator", "X", "y", "fit_params"),
+    (_VALIDATION, "_fit_and_predict"): (
+        *("estimator", "X", "y", "train", "test", "fit_params", "method"),
+    ),
+    (_VALIDATION, "_fit_and_score"): ("estimator", "X", "y"),
+}
+
+
+def is_fitting_task(function: Any) -> bool:
+    """Return whether a function hands X to an estimator and looks at it no further."""
+    module, name = (
+        getattr(function, field, "") for field in ("__module__", "__qualname__")
+    )
+    expected = _TASKS.get((module, name))
+    return expected is not None and _has_arguments(function, expected)
+
+
+def is_handing_scorer(scorer: Any) -> bool:
+    """Return whether a scorer only hands X to methods of the estimator."""
+    if scorer is None:
+        return True
+    plain = _find(_SCORER, "_Scorer"), _find(_SCORER, "_PassthroughScorer")
+    if type(scorer) is _find(_SCORER, "_MultimetricScorer"):
+        scorers = getattr(scorer, "_scorers", None)
+        return isinstance(scorers, dict) and all(
+            map(is_handing_scorer, scorers.values())
+        )
+    return type(scorer) in plain
+
+
+@_needs(
+    _VALIDATION,
+    "tasks of scikit-learn",
+    "layouts='auto' leaves X as it is in some tasks of cross-validation, searches and "
+    "ensembles",
+)
+def _has_tasks() -> bool:
+    return all(
+        _has_arguments(_find(module, name), names)
+        for (module, name), names in _TASKS.items()
+        if module in sys.modules
+    )
+
+
+@_needs(
+    _SCORER,
+    "scorers of scikit-learn",
+    "layouts='auto' leaves X as it is in tasks that compute scores",
+)
+def _has_scorers() -> bool:
+    from sklearn.metrics import accuracy_score, make_scorer
+
+    scorer = make_scorer(accuracy_score)
+    several = _find(_SCORER, "_MultimetricScorer")(scorers={"a": scorer})
+    passthrough = _find(_SCORER, "_PassthroughScorer")
+    return is_handing_scorer(several) and isinstance(passthrough, type)
+
+
+def stacking_functions() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+    """Return scikit-learn's functions for the fits of a stacking ensemble.
+
+    Returns
+    -------
+    (callable, callable) or None
+        ``_fit_single_estimator(estimator, X, y, fit_params)``, which returns the
+        estimator, and ``_fit_and_predict(estimator, X, y, train, test, fit_params,
+        method)``, which returns predictions. None if one of them is another one now.
+    """
+    names = (_ENSEMBLE, "_fit_single_estimator"), (_VALIDATION, "_fit_and_predict")
+    fit, predict = (_find(*name) for name in names)
+    is_known = all(
+        _has_arguments(function, _TASKS[name])
+        for function, name in zip((fit, predict), names, strict=True)
+    )
+    return (fit, predict) if is_known else None
+
+
+@_needs(
+    _ENSEMBLE,
+    "tasks of stacking",
+    "Memmapped lets stacking ensembles fit themselves, so that workers wait for the "
+    "slowest fit twice",
+)
+def _has_stacking_functions() -> bool:
+    return stacking_functions() is not None
+
+
+def select_rows(values: Any, rows: Any) -> Any:
+    """Select rows by number as scikit-learn's ``_safe_indexing`` does."""
+    select = _find("sklearn.utils", "_safe_indexing")
+    if select is not None:
+        return select(values, rows)
+    if hasattr(values, "iloc"):
+        return values.iloc[rows]
+    if hasattr(values, "shape"):
+        return values[rows]
+    return [values[row] for row in rows]
+
+
+@_needs(
+    "sklearn.utils",
+    "rows of other containers",
+    "arrange selects rows by the container's own rules, and may refuse containers that "
+    "scikit-learn takes",
+)
+def _has_safe_indexing() -> bool:
+    return bool(_find("sklearn.utils", "_safe_indexing")([5, 6], [1]) == [6])
+
+
+SELECTING_FUNCTIONS = frozenset(
+    {"_safe_indexing", "_array_indexing", "safe_mask", "_make_indexable", "resample"}
+)
+"""Functions of scikit-learn that select rows, as they are called in a stack."""
+
+CHECKING_FUNCTIONS = frozenset({"check_array", "_asarray_with_order"})
+"""Functions of scikit-learn that convert X, as they are called in a stack."""
+
+
+@_needs(
+    "sklearn.utils",
+    "names in stacks",
+    "copies by functions of scikit-learn that select rows or convert X may be reported "
+    "without their reason",
+)
+def _has_functions_of_stacks() -> bool:
+    modules = {
+        "_safe_indexing": "sklearn.utils",
+        "_array_indexing": "sklearn.utils._indexing",
+        "_make_indexable": "sklearn.utils.validation",
+        "_asarray_with_order": "sklearn.utils._array_api",
+    }
+    return all(_find(module, name) is not None for name, module in modules.items())
+
+
+# -------------------------------------------------------------------- NumPy
+
+# Place of PyDataMem_GetHandler in the table of NumPy's C API, in these versions of its
+# ABI: those of NumPy 1 and of NumPy 2.
+_GET_HANDLER = 305
+_ABI_VERSIONS = (0x01000009, 0x02000000)
+_HANDLER_VERSION = 1
+DEFAULT_ALLOCATOR = "default_allocator"
+
+
+def _find_numpy_core() -> Any:
+    core = sys.modules.get("numpy._core._multiarray_umath")
+    return core or sys.modules.get("numpy.core._multiarray_umath")
+
+
+def memory_handler_slot() -> tuple[Any, int] | None:
+    """Return NumPy's table of C functions, and the place of PyDataMem_GetHandler in it.
+
+    None in another version of the ABI, where another function may stand there, and
+    where nothing of the table may be called.
+    """
+    core = _find_numpy_core()
+    get_version = getattr(core, "_get_ndarray_c_version", None)
+    if get_version is None or sys.implementation.name != "cpython":
+        return None
+    if get_version() not in _ABI_VERSIONS:
+        return None
+    table = getattr(core, "_ARRAY_API", None)
+    return None if table is None else (table, _GET_HANDLER)
+
+
+def is_known_handler(name: bytes, version: int) -> bool:
+    """Return whether a memory handler of NumPy is its own, and laid out as expected."""
+    return name == DEFAULT_ALLOCATOR.encode() and version == _HANDLER_VERSION
+
+
+@_needs(
+    "numpy",
+    "allocations of NumPy",
+    "check_copies cannot see who asks NumPy for memory, and tells only how much a call "
+    "needs",
+)
+def _has_memory_handler() -> bool:
+    return memory_handler_slot() is not None
+
+
+def allocator_of(array: Any) -> str | None:
+    """Return the name of the allocator that an array's memory is from.
+
+    None if that cannot be told.
+    """
+    function = _find("numpy._core.multiarray", "get_handler_name") or _find(
+        "numpy.core.multiarray", "get_handler_name"
+    )
+    name = None if function is None else function(array)
+    return name if isinstance(name, str) else None
+
+
+@_needs(
+    "numpy",
+    "allocators of NumPy",
+    "it cannot be told where NumPy has the memory of an array from, so that none is "
+    "shared in place (adopt=True); they are copied",
+)
+def _has_allocator_names() -> bool:
+    import numpy as np
+
+    return allocator_of(np.empty(1)) is not None
+
+
+# -------------------------------------------------------------------- glibc
+
+CHUNK_HEADER_BYTES = 16
+_CHUNK_IS_MAPPED = 2
+_CHUNK_FLAGS = 7
+
+
+@functools.cache
+def is_glibc() -> bool:
+    """Return whether the C library is glibc, whose blocks have known headers."""
+    try:
+        version = os.confstr("CS_GNU_LIBC_VERSION")
+    except (AttributeError, ValueError, OSError):
+        return False
+    return version is not None and version.startswith("glibc") and sys.maxsize > 1 << 32
+
+
+def mapped_chunk_bytes(header: bytes) -> int | None:
+    """Return the size of a block that glibc has mapped for itself alone.
+
+    Parameters
+    ----------
+    header : bytes
+        The `CHUNK_HEADER_BYTES` before the block.
+
+    Returns
+    -------
+    int or None
+        Header and padding included; None if it is another kind of block.
+    """
+    if not is_glibc():
+        return None
+    previous, size = struct.unpack("NN", header)
+    is_mapped = previous == 0 and size & _CHUNK_FLAGS == _CHUNK_IS_MAPPED
+    return size & ~_CHUNK_FLAGS if is_mapped else None
+
+
+@_needs(
+    "",
+    "blocks of glibc",
+    "The C library is not glibc, so that no array is shared in place (adopt=True), and "
+    "check_copies does not notice when a block is freed",
+)
+def _has_chunk_headers() -> bool:
+    # Elsewhere it is another system, and not another version of this one.
+    return is_glibc() or sys.platform != "linux"
+
+
+# ------------------------------------------------------------------- pandas
+
+
+def block_values(frame: Any) -> list[Any]:
+    """Return the arrays that a frame or series consists of, without a copy.
+
+    Of n columns of one dtype that lie together, shape (n, n_rows). Empty if unknown.
+    """
+    blocks = getattr(getattr(frame, "_mgr", None), "blocks", ())
+    return [block.values for block in blocks if hasattr(block, "values")]
+
+
+def single_block(frame: Any) -> Any:
+    """Return the array of a frame or series that consists of one, as in `block_values`.
+
+    None if there are several, or none, or if that cannot be told.
+    """
+    manager = getattr(frame, "_mgr", None)
+    values = block_values(frame)
+    is_single = getattr(manager, "is_single_block", False)
+    return values[0] if is_single and len(values) == 1 else None
+
+
+@_needs(
+    "pandas",
+    "blocks of pandas",
+    "the arrays of data frames and series cannot be seen, so that they are sent to "
+    "each worker by value",
+)
+def _has_blocks() -> bool:
+    import pandas as pd
+
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}).copy()
+    found, series = single_block(frame), single_block(frame["a"])
+    return found is not None and found.shape == (2, 2) and series.shape == (2,)
+
+
+def masked_parts(array: Any) -> tuple[Any, Any] | None:
+    """Return the values of a nullable array of pandas, and its mask, without a copy."""
+    values, mask = getattr(array, "_data", None), getattr(array, "_mask", None)
+    return None if values is None or mask is None else (values, mask)
+
+
+@_needs(
+    "pandas",
+    "nullable columns of pandas",
+    "the parts of nullable columns (Int64, Float64, boolean) cannot be seen, so that "
+    "their rows are copied",
+)
+def _has_masked_parts() -> bool:
+    import pandas as pd
+
+    parts = masked_parts(pd.array([1, None], dtype="Int64"))
+    return parts is not None and parts[1].tolist() == [False, True]
+
+
+# -------------------------------------------------------------------- SciPy
+
+_SORTED, _CANONICAL = "_has_sorted_indices", "_has_canonical_format"
+
+
+def index_dtype(matrix: Any, arrays: tuple[Any, ...], largest: int) -> Any:
+    """Return the dtype that SciPy would give the indices of a result.
+
+    Parameters
+    ----------
+    matrix : sparse matrix or array
+        What rows are selected from.
+    arrays : tuple of ndarray
+        Indices of the result.
+    largest : int
+        What they have to hold.
+
+    Returns
+    -------
+    dtype or None
+        None if it cannot be told.
+    """
+    choose = getattr(matrix, "_get_index_dtype", None)
+    if choose is None:
+        return None
+    return choose(arrays, maxval=largest, check_contents=True)
+
+
+@_needs(
+    "scipy.sparse",
+    "rows of sparse matrices",
+    "the type of the indices of selected rows cannot be told, so that rows of sparse "
+    "matrices are copied",
+)
+def _has_index_dtype() -> bool:
+    import numpy as np
+    from scipy import sparse
+
+    few = np.zeros(1, np.int32)
+    return all(
+        index_dtype(kind((1, 1)), (few,), 1) == np.int32
+        for kind in (sparse.csr_matrix, sparse.csr_array)
+    )
+
+
+def csr_state(
+    plain_class: type[Any],
+    parts: tuple[Any, Any, Any],
+    shape: tuple[int, int],
+    known: dict[str, bool],
+) -> dict[str, Any]:
+    """Return the attributes of a CSR matrix or array over existing arrays.
+
+    Parameters
+    ----------
+    plain_class : type
+        SciPy's class.
+    parts : (ndarray, ndarray, ndarray)
+        `data`, `indices` and `indptr`, which must fit.
+    shape : (int, int)
+        Rows and columns.
+    known : dict of str to bool
+        What `csr_facts` has returned for it, or for what its rows are from.
+    """
+    data, indices, indptr = parts
+    state = dict(vars(plain_class((1, 1), dtype=data.dtype)))
+    if "_shape" not in state:  # its own way, which looks at all indices
+        return dict(vars(plain_class(parts, shape=shape, copy=False)))
+    own = {"data": data, "indices": indices, "indptr": indptr, "_shape": shape}
+    return {**state, **own, **known}
+
+
+def csr_facts(matrix: Any = None) -> dict[str, bool]:
+    """Return what SciPy knows of the elements of all rows, and so of those of some.
+
+    It would find it out anew, which reads all of them. Without a matrix, the facts of
+    one whose indices are sorted, each there once.
+    """
+    if matrix is None:
+        return {_SORTED: True, _CANONICAL: True}
+    return {name: True for name in (_SORTED, _CANONICAL) if vars(matrix).get(name)}
+
+
+@_needs(
+    "scipy.sparse",
+    "state of sparse matrices",
+    "sparse matrices are put together by SciPy's own constructor, which reads all of "
+    "their indices each time",
+)
+def _has_csr_state() -> bool:
+    from scipy import sparse
+
+    matrix = sparse.csr_matrix((1, 1))
+    is_known = matrix.has_canonical_format and matrix.has_sorted_indices
+    return "_shape" in vars(matrix) and is_known and csr_facts(matrix) == csr_facts()
+
+
+# ------------------------------------------------------------------- Python
+
+
+def interpreter_flags() -> list[str]:
+    """List the options that this interpreter was started with, such as -W and -X."""
+    # What multiprocessing uses for the same purpose.
+    flags = getattr(subprocess, "_args_from_interpreter_flags", None)
+    return [] if flags is None else list(flags())
+
+
+@_needs(
+    "subprocess",
+    "options of Python",
+    "scripts are started without the options of this interpreter, such as -W and -X",
+)
+def _has_interpreter_flags() -> bool:
+    return getattr(subprocess, "_args_from_interpreter_flags", None) is not None

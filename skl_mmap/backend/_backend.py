@@ -16,14 +16,14 @@ from joblib.parallel import (
 )
 from loky.process_executor import ShutdownExecutorError
 
-from skl_mmap._compat import explicit_mmap_mode
+from skl_mmap import _compat
 from skl_mmap.backend._calls import CallWatch
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._pool import get_executor
 from skl_mmap.backend._row_arguments import lighten_waiting
 from skl_mmap.backend._task import Task, unpack
 from skl_mmap.memory import Store
-from skl_mmap.monitor import is_measuring, publish
+from skl_mmap.monitor import is_measuring, note, publish
 
 __all__ = ["MmapBackend"]
 
@@ -139,7 +139,9 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     ) -> int:
         """Get the workers ready, and return how many there are."""
         n_jobs = self.effective_n_jobs(n_jobs)
-        self._call_options = self._options.for_call(parameters, explicit_mmap_mode())
+        self._call_options = self._options.for_call(
+            parameters, _compat.explicit_mmap_mode()
+        )
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self._workers = get_executor(
@@ -147,7 +149,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             idle_worker_timeout=self._call_options.idle_worker_timeout,
             initializer=self._call_options.initializer,
             initargs=self._call_options.initargs,
-            env=self._prepare_worker_env(n_jobs=n_jobs),
+            env=_compat.worker_environment(self, n_jobs),
         )
         self._configured_with = parameters
         self.parallel = parallel
@@ -155,6 +157,9 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     def start_call(self) -> None:
         """Begin a call: whatever is shared already has to prove that it is current."""
+        if is_measuring():
+            for sentence in _compat.lost().values():
+                note(sentence)
         options = self._call_options
         wanted = options.placement, options.settings, options.adopt
         store = self._store

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap._compat import tasks_of
 from skl_mmap.backend._labels import label_task
 from skl_mmap.backend._layouts import find_saved_conversion
 from skl_mmap.backend._options import Options
@@ -50,8 +51,7 @@ class CallWatch:
 
     def see(self, batch: Any) -> None:
         """Look at a batch: joblib's ``BatchedCalls``; anything else tells nothing."""
-        items = getattr(batch, "items", None)
-        for item in items if isinstance(items, list) else ():
+        for item in tasks_of(batch) or ():
             function, args, kwargs = item
             try:
                 signature = inspect.signature(inspect.unwrap(function))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from skl_mmap._compat import tasks_of
+
 __all__ = ["label_batch", "label_fold", "label_task"]
 
 # Tasks that know better what they are pass this argument; see `skl_mmap.estimators`.
@@ -21,8 +23,8 @@ def label_batch(batch: Any) -> str:
     batch : callable
         joblib's ``BatchedCalls``; of anything else nothing is known.
     """
-    items = getattr(batch, "items", None)
-    if not isinstance(items, list):
+    items = tasks_of(batch)
+    if items is None:
         return ""
     # Arguments are of any class, and what asking them for an attribute does is up to
     # them. No task fails because of its name.

@@ -10,20 +10,20 @@ view of one converted copy that all workers share::
 
 Exactness needs two things. The estimator must make this very conversion itself, which
 `skl_mmap.copies` knows; and nothing else in the task may look at X, which is true of
-the functions listed here.
+the tasks that scikit-learn makes.
 """
 
 from __future__ import annotations
 
 import inspect
 import mmap
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap._compat import is_fitting_task, is_handing_scorer
 from skl_mmap.memory import Conversion, Runs, find_runs
 from skl_mmap.monitor import note
 
@@ -35,14 +35,12 @@ __all__ = [
     "with_layouts",
 ]
 
-# What they do with X: select rows, and hand them to the estimator or to a scorer.
-_FUNCTIONS = frozenset(
+# What they do with X is what scikit-learn's own tasks do: select rows, and hand them to
+# the estimator or to a scorer.
+_OWN_TASKS = frozenset(
     {
         ("skl_mmap.estimators._stacking_tasks", "fit_on_all"),
         ("skl_mmap.estimators._stacking_tasks", "predict_fold"),
-        ("sklearn.ensemble._base", "_fit_single_estimator"),
-        ("sklearn.model_selection._validation", "_fit_and_predict"),
-        ("sklearn.model_selection._validation", "_fit_and_score"),
     }
 )
 # Those of them that select rows, so that folds have C order whatever X has.
@@ -218,20 +216,10 @@ def _bind(
     """Return the arguments of a task by name; None if it may do anything with X."""
     function = inspect.unwrap(function)
     name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
-    if name not in _FUNCTIONS:
+    if name not in _OWN_TASKS and not is_fitting_task(function):
         return None
     arguments = inspect.signature(function).bind_partial(*args, **kwargs).arguments
-    return arguments if _has_known_scorer(arguments.get("scorer")) else None
-
-
-def _has_known_scorer(scorer: Any) -> bool:
-    """Whether a scorer only hands X to methods of the estimator."""
-    if scorer is None:
-        return True
-    module = sys.modules["sklearn.metrics._scorer"]
-    if type(scorer) is module._MultimetricScorer:
-        return all(map(_has_known_scorer, scorer._scorers.values()))
-    return type(scorer) in (module._Scorer, module._PassthroughScorer)
+    return arguments if is_handing_scorer(arguments.get("scorer")) else None
 
 
 def _is_convertible(X: Any, min_bytes: int) -> bool:

@@ -1,10 +1,4 @@
-"""The pool of workers: loky's, beside the one that joblib has for itself.
-
-joblib vendors loky and registers its context with multiprocessing under the name
-"loky". Importing the loky package puts another one there, and joblib's own backend
-would then talk to the wrong resource tracker: KeyErrors on stderr, and leaks. So the
-names are given back to joblib after the import, and our context is passed explicitly.
-"""
+"""The pool of workers: loky's, beside the one that joblib has for itself."""
 
 from __future__ import annotations
 
@@ -15,36 +9,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import context as mp_context
 from typing import Any
 
-from joblib.externals.loky import process_executor as joblib_executor
-from joblib.externals.loky.backend import context as joblib_context
+from skl_mmap import _compat
+from skl_mmap.backend._locks import EventSemaphore, has_eventfd
 
-# No public name: multiprocessing offers no way to register a context, and loky itself
-# assigns to this dictionary.
-_contexts: dict[str, Any] = mp_context._concrete_contexts  # type: ignore[attr-defined]
-_contexts_before = dict(_contexts)
-
-import loky  # noqa: E402
-from loky.backend.context import LokyContext  # noqa: E402
-
-from skl_mmap.backend._locks import EventSemaphore, has_eventfd  # noqa: E402
+# Ours is passed explicitly, and joblib's own copy of loky keeps its name.
+with _compat.keeping_contexts():
+    import loky
+    from loky.backend.context import LokyContext
 
 __all__ = ["get_executor"]
-
-
-def _give_names_back() -> None:
-    """Register joblib's contexts again, whoever was imported first."""
-    for name, kind in (
-        ("loky", joblib_context.LokyContext),
-        ("loky_init_main", joblib_context.LokyInitMainContext),
-    ):
-        before = _contexts_before.get(name)
-        _contexts[name] = before if isinstance(before, kind) else kind()
-
-
-_give_names_back()
 
 
 class _Context(LokyContext):  # type: ignore[misc]
@@ -114,8 +89,7 @@ def _prepare_worker(
         target=_end_with, args=(parent_pid,), name="skl_mmap-parent", daemon=True
     )
     watcher.start()
-    # joblib asks its own copy of loky whether it runs in a worker already.
-    joblib_executor._CURRENT_DEPTH += 1
+    _compat.count_as_worker()
     if initializer is not None:
         initializer(*initargs)
 

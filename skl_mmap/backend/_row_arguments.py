@@ -7,7 +7,6 @@ tasks' worth of them. Most are made of a few runs, which are a few bytes; and wi
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import types
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from skl_mmap import _compat
 from skl_mmap.backend._layouts import InLayout, with_columns, with_layouts
 from skl_mmap.backend._options import Options
 from skl_mmap.folds import element_ordered_runs, page_ordered_runs
@@ -55,12 +55,11 @@ def lighten_waiting(parallel: Any, options: Options) -> int:
     joblib prepares a batch for each worker before it sends the first one, and all of
     their index arrays would be there while the data is being shared.
     """
-    ready = getattr(parallel, "_ready_batches", None)  # no public name
     freed_bytes = 0
-    for batch in list(getattr(ready, "queue", ())):
+    for batch in _compat.waiting_batches(parallel):
         light, n_bytes = with_light_rows(batch, options)
         if light is not batch:
-            batch.items = light.items
+            _compat.set_tasks(batch, _compat.tasks_of(light) or [])
         freed_bytes += n_bytes
     return freed_bytes
 
@@ -77,14 +76,13 @@ def with_light_rows(batch: Any, options: Options) -> tuple[Any, int]:
     options : Options
         Whether rows may change their order, and which index arrays are worth it.
     """
-    items = getattr(batch, "items", None)
-    if not isinstance(items, list):
+    before = items = _compat.tasks_of(batch)
+    if before is None or items is None:
         return batch, 0
-    light = copy.copy(batch)
     if options.layouts == "auto" and options.min_bytes is not None:
         items = with_layouts(items, options.min_bytes)
-    light.items = [_light_item(item, options) for item in items]
-    return light, sum(map(_freed_bytes, batch.items, light.items))
+    light = [_light_item(item, options) for item in items]
+    return _compat.with_tasks(batch, light), sum(map(_freed_bytes, before, light))
 
 
 def _freed_bytes(item: Any, light: Any) -> int:

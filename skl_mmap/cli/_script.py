@@ -34,6 +34,7 @@ from typing import IO, Any
 import psutil
 
 from skl_mmap import MemoryReport, measure
+from skl_mmap._compat import interpreter_flags
 from skl_mmap._linux.calls import set_child_subreaper
 from skl_mmap.cli._startup import sitecustomize
 from skl_mmap.monitor import Measurement
@@ -130,7 +131,7 @@ def run_script(
             with measure() as measurement, adopting_orphans() as end_orphans:
                 variables = _make_environment(spec, path)
                 process = subprocess.Popen(
-                    [sys.executable, *_list_flags(), *spec.command],
+                    [sys.executable, *interpreter_flags(), *spec.command],
                     stdin=stdin,
                     stdout=stdout,
                     env={**os.environ, **variables},
@@ -146,12 +147,6 @@ def run_script(
                 os.unlink(path)
         _take_records(measurement, records)
     return ScriptResult(spec, return_code, measurement)
-
-
-def _list_flags() -> list[str]:
-    """List the options that this interpreter was started with, such as -W and -X."""
-    # Private, and what multiprocessing uses for the same purpose.
-    return list(subprocess._args_from_interpreter_flags())  # type: ignore[attr-defined]
 
 
 def _make_environment(spec: ScriptSpec, path: str) -> dict[str, str]:

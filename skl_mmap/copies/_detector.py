@@ -32,6 +32,7 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap._compat import CHUNK_HEADER_BYTES, mapped_chunk_bytes
 from skl_mmap._linux.calls import trim_heap
 from skl_mmap._linux.proc import (
     PAGE_BYTES,
@@ -60,9 +61,6 @@ _MIN_SHARE = 0.1
 _FIRST_SECONDS = 0.001
 _FACTOR = 1.3
 _MAX_LOOKS = 20
-_HEADER_BYTES = 16
-_IS_MAPPED = 2
-_FLAGS = 7
 # Rounding of a block to pages, its header included.
 _MAX_SLACK_BYTES = 2 * 65536
 _INTERVAL_SECONDS = 0.002
@@ -92,12 +90,13 @@ class OwnPages:
     def is_block(self, address: int, n_bytes: int) -> bool:
         """Return whether glibc has a block of that size at the address."""
         try:
-            header = self.read(address - _HEADER_BYTES, _HEADER_BYTES)
+            header = self.read(address - CHUNK_HEADER_BYTES, CHUNK_HEADER_BYTES)
         except OSError:
             return False
-        size = int.from_bytes(header[8:], "little")
-        slack = (size & ~_FLAGS) - n_bytes
-        return bool(size & _IS_MAPPED) and 0 <= slack <= _MAX_SLACK_BYTES
+        chunk_bytes = mapped_chunk_bytes(header)
+        return (
+            chunk_bytes is not None and 0 <= chunk_bytes - n_bytes <= _MAX_SLACK_BYTES
+        )
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap._compat import CHECKING_FUNCTIONS
 from skl_mmap.copies._job import Answers, agree
 from skl_mmap.copies._prober import Prober, as_table
 from skl_mmap.copies._results import CopySite, Layout, Reason, layout_of
@@ -269,7 +270,7 @@ def list_results(estimator: Any) -> list[str]:
 
 def _find_target(site: CopySite, given: Layout) -> Layout | None:
     """Return the layout of a copy that check_array has made only to convert X."""
-    if site.function not in ("check_array", "_asarray_with_order"):
+    if site.function not in CHECKING_FUNCTIONS:
         return None
     if site.reason not in (Reason.DTYPE, Reason.ORDER):
         return None

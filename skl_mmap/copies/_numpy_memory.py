@@ -21,14 +21,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple, final
 
+from skl_mmap._compat import is_known_handler, memory_handler_slot
 from skl_mmap._linux.calls import Functions, MemoryHandler, memory_handler
-
-# Place of PyDataMem_GetHandler in the table of NumPy's C API, in these versions of its
-# ABI: those of NumPy 1 and of NumPy 2.
-_GET_HANDLER = 305
-_ABI_VERSIONS = (0x01000009, 0x02000000)
-_NAME = b"default_allocator"
-_VERSION = 1
 
 _MAX_DEPTH = 60
 # Code that only passes a call on: whoever called it is of interest.
@@ -48,17 +42,11 @@ Notice = Callable[[int, int, int, FrameType | None], None]
 
 def _find_handler() -> MemoryHandler | None:
     """Find the struct; None in a NumPy that is not known."""
-    core: Any = sys.modules.get("numpy._core._multiarray_umath")
-    core = core or sys.modules.get("numpy.core._multiarray_umath")
-    get_version = getattr(core, "_get_ndarray_c_version", None)
-    if get_version is None or sys.implementation.name != "cpython":
+    found = memory_handler_slot()
+    if found is None:
         return None
-    # In another version, another function may stand in that place.
-    if get_version() not in _ABI_VERSIONS:
-        return None
-    handler = memory_handler(core._ARRAY_API, _GET_HANDLER)
-    is_known = handler.name == _NAME and handler.version == _VERSION
-    return handler if is_known else None
+    handler = memory_handler(*found)
+    return handler if is_known_handler(handler.name, handler.version) else None
 
 
 def is_hookable() -> bool:

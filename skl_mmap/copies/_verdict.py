@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from skl_mmap._compat import CHECKING_FUNCTIONS, SELECTING_FUNCTIONS
 from skl_mmap.copies._detector import Block, Numbers
 from skl_mmap.copies._job import Fingerprint
 from skl_mmap.copies._numpy_memory import Frame, find_site, find_through
@@ -45,10 +46,6 @@ _MIN_NATIVE = 0.25
 # The kernel adds up 32 pages at a time: what four of its peaks may be wrong by.
 _KERNEL_NOISE_BYTES = 400_000
 _MAX_MODEL_REST = 0.5
-# Functions that select rows.
-_SELECTIONS = frozenset(
-    {"_safe_indexing", "_array_indexing", "safe_mask", "_make_indexable", "resample"}
-)
 _LINALG = f"{os.sep}linalg{os.sep}"
 _COPYING_WORDS = (".copy(", "copy=True", "np.array(", "deepcopy")
 _NOWHERE = Frame("", 0, "")
@@ -411,7 +408,8 @@ def _make_site(
 def _explain(block: Block, layout: Layout, input_bytes: int) -> tuple[Reason, str]:
     """Return why a block of NumPy was made, and the sentence that says it."""
     kind = None if block.content is None else block.content.kind
-    if kind == "rows" or any(frame.function in _SELECTIONS for frame in block.stack):
+    functions = {frame.function for frame in block.stack}
+    if kind == "rows" or functions & SELECTING_FUNCTIONS:
         return _say(Reason.ROWS)
     if block.content is not None and (block.arguments is not None or kind == "equal"):
         made = block.content.layout
@@ -443,7 +441,7 @@ def _explain_check(
     arguments, site = block.arguments, find_site(block.stack)
     if arguments is None or site is None:
         return None
-    if site.function not in ("check_array", "_asarray_with_order"):
+    if site.function not in CHECKING_FUNCTIONS:
         return None
     itemsize = np.dtype(layout.dtype).itemsize
     found = round(block.n_bytes / input_bytes * itemsize)

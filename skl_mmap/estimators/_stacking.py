@@ -34,13 +34,10 @@ from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import Bunch, column_or_1d, get_tags, indexable
 from sklearn.utils.parallel import Parallel, delayed
 
+from skl_mmap._compat import stacking_functions
 from skl_mmap.backend import label_fold
 from skl_mmap.estimators._splits import Splits
-from skl_mmap.estimators._stacking_tasks import (
-    fit_on_all,
-    has_known_functions,
-    predict_fold,
-)
+from skl_mmap.estimators._stacking_tasks import fit_on_all, predict_fold
 from skl_mmap.memory import Placement, ResultBuffer, WrittenArray
 
 __all__ = ["fit_stacking", "is_stacking"]
@@ -105,7 +102,7 @@ def fit_stacking(
 
 def _find_refusal(stacking: Any, y: Any) -> str | None:
     """Say why scikit-learn had better fit an ensemble itself; None if it need not."""
-    if not has_known_functions():
+    if stacking_functions() is None:
         return "this version of scikit-learn is not known well enough"
     config = get_config()
     if config["enable_metadata_routing"]:

@@ -247,5 +247,5 @@ def _as_fold_rows(rows: PlannedRows, about: Circumstances) -> FoldRows:
 
 
 def _name_of(splitter: Any) -> str:
-    name = type(splitter).__name__
-    return "a list of splits" if name == "_CVIterableWrapper" else repr(splitter)
+    is_list = type(splitter) is type(check_cv([]))
+    return "a list of splits" if is_list else repr(splitter)

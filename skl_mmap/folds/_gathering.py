@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils import _safe_indexing
 
+from skl_mmap._compat import select_rows
 from skl_mmap.exceptions import InvalidParameterError
 from skl_mmap.folds._gathering_tables import (
     as_csr,
@@ -102,7 +102,7 @@ def gather(
         return gather_pandas(values, permutation, placement, settings, name)
     array = _as_numbers(values)
     if array is None:
-        return _safe_indexing(values, permutation)
+        return select_rows(values, permutation)
     if not array.nbytes:
         return np.ascontiguousarray(array[permutation])
     n_rows = max(_CHUNK_BYTES * len(array) // array.nbytes, 1)
@@ -145,7 +145,7 @@ def restore(values: Any, permutation: _Rows) -> Any:
     if type(values) not in _ARRAY_TYPES:
         inverse = np.empty_like(permutation)
         inverse[permutation] = np.arange(len(permutation))
-        return _safe_indexing(values, inverse)
+        return select_rows(values, inverse)
     array = np.asarray(values)
     restored = np.empty(array.shape, array.dtype)
     restored[permutation] = array

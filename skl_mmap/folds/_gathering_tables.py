@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap._compat import csr_facts, csr_state
 from skl_mmap.memory import (
     Placement,
     SegmentWriter,
@@ -107,14 +108,12 @@ def gather_csr(
             indptr[start + 1 : stop + 1] += n_written
             n_written += len(part.data)
         segments = data.finish(), indices.finish()
-    state = vars(plain_class((1, 1), dtype=matrix.dtype)) | {
-        "data": map_array(segments[0], matrix.dtype, (n_written,), settings),
-        "indices": map_array(segments[1], dtype, (n_written,), settings),
-        "indptr": share_array(indptr.astype(dtype), placement, settings),
-        "_shape": matrix.shape,
-        "_has_sorted_indices": True,
-        "_has_canonical_format": True,
-    }
+    parts = (
+        map_array(segments[0], matrix.dtype, (n_written,), settings),
+        map_array(segments[1], dtype, (n_written,), settings),
+        share_array(indptr.astype(dtype), placement, settings),
+    )
+    state = csr_state(plain_class, parts, matrix.shape, csr_facts())
     return rebuild_sparse(plain_class, state)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from skl_mmap._compat import masked_parts
 from skl_mmap.memory import Runs, counters, expand_runs, join_rows
 from skl_mmap.memory._mapping import find_mapping
 
@@ -54,7 +55,7 @@ def arrays_of(column: pd.Series) -> tuple[npt.NDArray[Any], ...]:
     if isinstance(column.dtype, pd.CategoricalDtype):
         return (np.asarray(column.array.codes),)
     if isinstance(column.array, _MASKED):
-        return column.array._data, column.array._mask  # no public names
+        return masked_parts(column.array) or ()
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in _NUMBERS_AND_DATES:
         return (column.to_numpy(copy=False),)
     return ()

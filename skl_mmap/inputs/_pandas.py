@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap._compat import block_values, masked_parts
 from skl_mmap.memory import Placement, SegmentWriter, Settings, map_array
 
 if TYPE_CHECKING:
@@ -81,8 +82,7 @@ def rebuild_series() -> SharedSeries:
 
 def frame_bytes(frame: Any) -> int:
     """Bytes of the arrays of a frame or series, without its index."""
-    blocks = getattr(getattr(frame, "_mgr", None), "blocks", ())  # no public name
-    return sum(int(getattr(block.values, "nbytes", 0)) for block in blocks)
+    return sum(int(getattr(array, "nbytes", 0)) for array in block_values(frame))
 
 
 def row_bytes_of(frame: Any) -> tuple[int, int] | None:
@@ -100,11 +100,10 @@ def row_bytes_of(frame: Any) -> tuple[int, int] | None:
     if block is not None:
         row_bytes = block.itemsize * (len(block) if block.ndim == 2 else 1)
         return row_bytes, row_bytes
-    blocks = getattr(getattr(frame, "_mgr", None), "blocks", ())
     sizes = [
-        (size, len(block.values) if block.values.ndim == 2 else 1)
-        for block in blocks
-        for size in _item_sizes(block.values)
+        (size, len(array) if array.ndim == 2 else 1)
+        for array in block_values(frame)
+        for size in _item_sizes(array)
     ]
     if not sizes:
         return None
@@ -113,7 +112,7 @@ def row_bytes_of(frame: Any) -> tuple[int, int] | None:
 
 def _item_sizes(values: Any) -> list[int]:
     """Bytes of one item of each array that a block consists of, if rows are mapped."""
-    if hasattr(values, "_mask"):
+    if masked_parts(values) is not None:
         return [values.dtype.itemsize, 1]
     values = getattr(values, "codes", values)  # of a Categorical
     dtype = getattr(values, "dtype", None)

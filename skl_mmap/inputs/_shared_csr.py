@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from skl_mmap._compat import csr_facts, csr_state, index_dtype
 from skl_mmap.inputs._closing import ClosedAtExit
 from skl_mmap.memory import Runs, counters, expand_runs, find_runs, join_rows
 from skl_mmap.memory._mapping import find_mapping
@@ -155,18 +156,16 @@ def take_rows(matrix: Any, key: Any) -> Any:
             joined[name] = _gather(getattr(matrix, name), elements)
     shape = (int((runs[:, 1] - runs[:, 0]).sum()), n_columns)
     indptr = _indptr_of_runs(matrix.indptr, runs)
-    dtype = matrix._get_index_dtype(
-        (joined["indices"], indptr), maxval=max(shape), check_contents=True
+    dtype = index_dtype(matrix, (joined["indices"], indptr), max(shape))
+    if dtype is None:
+        return None
+    parts = (
+        joined["data"],
+        joined["indices"].astype(dtype, copy=False),
+        indptr.astype(dtype, copy=False),
     )
-    state = {
-        "data": joined["data"],
-        "indices": joined["indices"].astype(dtype, copy=False),
-        "indptr": indptr.astype(dtype, copy=False),
-        "_shape": shape,
-    }
-    return as_shared(
-        matrix._plain_class, {**_default_state(matrix), **state, **_flags(matrix)}
-    )
+    state = csr_state(matrix._plain_class, parts, shape, csr_facts(matrix))
+    return as_shared(matrix._plain_class, state)
 
 
 _ELEMENTS = ("data", "indices")
@@ -197,19 +196,6 @@ def _row_index(key: Any) -> npt.NDArray[Any] | None:
 
 def _is_everything(key: Any) -> bool:
     return key is Ellipsis or (isinstance(key, slice) and key == slice(None))
-
-
-def _default_state(matrix: Any) -> dict[str, Any]:
-    return dict(vars(matrix._plain_class((1, 1), dtype=matrix.dtype)))
-
-
-def _flags(matrix: Any) -> dict[str, bool]:
-    """Return what is known about the elements of all rows, and so about those of some.
-
-    scipy finds it out anew, which would read all of them.
-    """
-    names = ("_has_sorted_indices", "_has_canonical_format")
-    return {name: True for name in names if vars(matrix).get(name)}
 
 
 def _join(array: npt.NDArray[Any], elements: Runs) -> npt.NDArray[Any] | None:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from skl_mmap._compat import single_block
 from skl_mmap.inputs._closing import ClosedAtExit
 from skl_mmap.inputs._frame_columns import (
     MAX_SLICES,
@@ -123,10 +124,7 @@ def numeric_block(frame: Any) -> npt.NDArray[Any] | None:
         pandas' own array. None if there are several blocks, or none, or one that is
         no array of numbers.
     """
-    manager: Any = getattr(frame, "_mgr", None)  # no public name
-    if not getattr(manager, "is_single_block", False):
-        return None
-    values = getattr(manager.blocks[0], "values", None)
+    values = single_block(frame)
     if not isinstance(values, np.ndarray) or values.dtype.kind not in _NUMBERS:
         return None
     return values if values.shape[::-1] == frame.shape else None

@@ -17,7 +17,6 @@ The layout of a chunk is described in glibc's malloc/malloc.c ("mmapped chunks")
 
 from __future__ import annotations
 
-import struct
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap import _compat
 from skl_mmap._linux import calls, proc
 from skl_mmap._linux.proc import areas_between, is_mapped_at
 from skl_mmap.memory._filling import fill_range
@@ -149,18 +149,9 @@ def _find_refusal(array: npt.NDArray[Any]) -> str | None:
         return "it holds Python objects"
     if array.nbytes < _MIN_BYTES:
         return "it is small"
-    if _allocator_name(array) != _DEFAULT_ALLOCATOR:
+    if _compat.allocator_of(array) != _compat.DEFAULT_ALLOCATOR:
         return "its memory does not come from NumPy's default allocator"
     return _find_foreign_memory(array)
-
-
-def _allocator_name(array: npt.NDArray[Any]) -> str | None:
-    try:
-        from numpy._core.multiarray import get_handler_name
-    except ImportError:  # NumPy 1
-        from numpy.core.multiarray import get_handler_name  # type: ignore[no-redef]
-    name: str | None = get_handler_name(array)
-    return name
 
 
 def _find_foreign_memory(array: npt.NDArray[Any]) -> str | None:
@@ -171,11 +162,10 @@ def _find_foreign_memory(array: npt.NDArray[Any]) -> str | None:
         return not_glibc
     chunk = address - _HEADER_BYTES
     header = bytes(calls.bytes_at(chunk, _HEADER_BYTES))
-    previous_size, size = struct.unpack("NN", header)
-    chunk_bytes = size & ~_SIZE_FLAGS
-    is_mmapped = size & _SIZE_FLAGS == _IS_MMAPPED and previous_size == 0
-    padding = chunk_bytes - _HEADER_BYTES - array.nbytes
-    if not is_mmapped or not 0 <= padding < 2 * proc.PAGE_BYTES:
+    chunk_bytes = _compat.mapped_chunk_bytes(header)
+    if chunk_bytes is None:
+        return not_glibc
+    if not 0 <= chunk_bytes - _HEADER_BYTES - array.nbytes < 2 * proc.PAGE_BYTES:
         return not_glibc
     place = chunk
     for area in areas_between(chunk, chunk + chunk_bytes, with_flags=True):

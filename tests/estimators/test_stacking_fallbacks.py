@@ -16,7 +16,7 @@ from sklearn.multioutput import MultiOutputClassifier
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from skl_mmap import Memmapped
-from skl_mmap.estimators import _stacking, _stacking_tasks
+from skl_mmap.estimators import _stacking
 from skl_mmap.memory import ResultSlot, WrittenArray
 from tests.backend.common import recorded
 from tests.estimators.common import assert_equal_state, make_data, share_all
@@ -96,18 +96,9 @@ def test_several_targets() -> None:
 
 
 def test_unknown_version_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    def renamed(model: Any, X: Any, y: Any, params: Any) -> None:
-        raise NotImplementedError
-
-    monkeypatch.setattr(_stacking, "has_known_functions", lambda: False)
+    monkeypatch.setattr(_stacking, "stacking_functions", lambda: None)
     X, y, _ = make_data()
     assert_fitted_by_scikit_learn(make_regressor(), X, y, "not known well enough")
-    assert _stacking_tasks.has_known_functions()
-    validation = _stacking_tasks.validation
-    monkeypatch.setattr(validation, "_fit_and_predict", renamed)
-    assert not _stacking_tasks.has_known_functions()
-    monkeypatch.delattr(validation, "_fit_and_predict")
-    assert not _stacking_tasks.has_known_functions()
 
 
 @pytest.mark.parametrize("splitter", [ShuffleSplit(2), TimeSeriesSplit(2)])
