@@ -212,7 +212,8 @@ def _take_columns(frame: pd.DataFrame, index: npt.NDArray[Any]) -> Any:
         return None
     for place, column in enumerate(columns):
         if place not in taken:
-            taken[place] = column.array.take(index)
+            # pyarrow refuses indices in another byte order, and pandas gives it none.
+            taken[place] = column.array.take(index.astype(np.intp, copy=False))
     labels = _take_labels(frame.index, index)
     in_order = [taken[place] for place in range(n_columns)]
     selected = make_mixed_frame(in_order, columns, labels, frame.columns)

@@ -130,6 +130,14 @@ def assert_same(result: Any, expected: Any) -> None:
     assert result.flags == expected.flags
 
 
+def test_byte_order_of_indices_does_not_matter() -> None:
+    text = pd.array(["x", "y", "z"], dtype=pd.ArrowDtype(pa.string()))
+    plain = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": text})
+    for dtype in (">i4", "<i4", ">u8"):
+        rows = np.array([2, 0], dtype=dtype)
+        assert_same(share(plain).take(rows), plain.take(rows))
+
+
 @strategies.examples(150)
 @given(data=st.data())
 def test_rows_are_those_that_pandas_takes(data: st.DataObject) -> None:
