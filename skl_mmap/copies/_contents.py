@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from skl_mmap.copies._results import Content, Layout
 
 Read = Callable[[int, int], bytes]
 """Takes address and bytes; raises OSError if they are not there."""
+Look = Callable[[int, int], npt.NDArray[Any]]
+"""Takes the first and the last row, exclusive, of a block."""
 
 _N_ROWS = 6
 _MAX_COLUMNS = 24
@@ -39,18 +42,18 @@ class Reference:
         # Consecutive, since reading them from Fortran order is then one piece for each
         # column; from three places, so that a row subset is no copy.
         starts = {0, n_rows // 2, max(n_rows - _N_ROWS, 0)}
-        self._slices = [slice(s, min(s + _N_ROWS, n_rows)) for s in sorted(starts)]
+        self._runs = [(s, min(s + _N_ROWS, n_rows)) for s in sorted(starts)]
         self._columns = np.unique(
             np.linspace(0, n_columns - 1, min(n_columns, _MAX_COLUMNS)).astype(np.intp)
         )
-        self._rows = [X[rows][:, self._columns] for rows in self._slices]
+        rows = [X[start:stop, self._columns] for start, stop in self._runs]
+        self._rows = np.concatenate(rows)
         # Nothing as long as X is made later, while memory is being measured.
         self._X = X
         first = X[:, self._columns[0]]
         self._sorting = np.argsort(first)
         self._sorted = first[self._sorting]
-        dtypes: list[np.dtype[Any]] = [X.dtype, *_DTYPES]
-        self._dtypes = list(dict.fromkeys(dtypes))
+        self._dtypes: list[np.dtype[Any]] = list(dict.fromkeys((X.dtype, *_DTYPES)))
 
     def identify(self, address: int, n_bytes: int, read: Read) -> Content | None:
         """Tell what a block holds, None if it seems to have nothing to do with X.
@@ -60,72 +63,63 @@ class Reference:
         """
         # A block may hold anything, numbers that are none among it.
         with np.errstate(all="ignore"):
-            return self._identify(address, n_bytes, read)
-
-    def _identify(self, address: int, n_bytes: int, read: Read) -> Content | None:
-        n_rows, n_columns = self._shape
-        for dtype in self._dtypes:
-            n_found, rest = divmod(n_bytes, n_columns * dtype.itemsize)
-            if rest or n_found == 0:
-                continue
-            for order in ("C", "F"):
-                if n_found == n_rows:
-                    kind = self._compare(address, dtype, order, read)
-                    if kind is not None:
+            for dtype in self._dtypes:
+                n_found, rest = divmod(n_bytes, self._shape[1] * dtype.itemsize)
+                if rest or n_found == 0:
+                    continue
+                for order in ("C", "F"):
+                    look = functools.partial(
+                        self._read, read, address, n_found, dtype, order
+                    )
+                    kind = ""
+                    if n_found == self._shape[0]:
+                        kind = self._compare(look, dtype)
+                    if not kind and self._holds_rows(look, n_found):
+                        kind = "rows"
+                    if kind:
                         return Content(kind, Layout(str(dtype), order))
-                if self._holds_rows(address, n_found, dtype, order, read):
-                    return Content("rows", Layout(str(dtype), order))
         return None
-
-    def _compare(
-        self, address: int, dtype: np.dtype[Any], order: str, read: Read
-    ) -> str | None:
-        """Compare a block of the shape of X."""
-        pairs = []
-        for rows, given in zip(self._slices, self._rows, strict=True):
-            found = self._read(address, self._shape[0], rows, dtype, order, read)
-            pairs.append((given.astype(dtype), found))
-        if all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs):
-            return "equal"
-        given = np.concatenate([pair[0] for pair in pairs]).astype(float)
-        found = np.concatenate([pair[1] for pair in pairs]).astype(float)
-        if not np.isfinite(found).all() or not np.isfinite(given).all():
-            return None
-        return _compare_columns(given, found, float(np.finfo(_float(dtype)).eps))
 
     def _read(
         self,
+        read: Read,
         address: int,
         n_rows: int,
-        rows: slice,
         dtype: np.dtype[Any],
         order: str,
-        read: Read,
+        start: int,
+        stop: int,
     ) -> npt.NDArray[Any]:
         """Read some consecutive rows, at the columns that are compared."""
-        n_columns, size = self._shape[1], dtype.itemsize
-        n_read = rows.stop - rows.start
+        n_columns, size, n_read = self._shape[1], dtype.itemsize, stop - start
         if order == "C":
-            start = address + rows.start * n_columns * size
-            data = read(start, n_read * n_columns * size)
+            data = read(address + start * n_columns * size, n_read * n_columns * size)
             table = np.frombuffer(data, dtype).reshape(n_read, n_columns)
             return table[:, self._columns]
         pieces = [
-            read(address + (column * n_rows + rows.start) * size, n_read * size)
+            read(address + (column * n_rows + start) * size, n_read * size)
             for column in self._columns.tolist()
         ]
         return np.frombuffer(b"".join(pieces), dtype).reshape(-1, n_read).T
 
-    def _holds_rows(
-        self, address: int, n_found: int, dtype: np.dtype[Any], order: str, read: Read
-    ) -> bool:
+    def _compare(self, look: Look, dtype: np.dtype[Any]) -> str:
+        """Compare a block of the shape of X, and say what it is; empty if nothing."""
+        given = self._rows.astype(dtype)
+        found = np.concatenate([look(start, stop) for start, stop in self._runs])
+        if np.array_equal(given, found, equal_nan=given.dtype.kind == "f"):
+            return "equal"
+        given, found = given.astype(float), found.astype(float)
+        if not np.isfinite(found).all() or not np.isfinite(given).all():
+            return ""
+        exact: Any = dtype if dtype.kind == "f" else np.dtype(float)
+        return _compare_columns(given, found, float(np.finfo(exact).eps))
+
+    def _holds_rows(self, look: Look, n_found: int) -> bool:
         """Return whether the first, the middle and the last row are rows of X."""
         if n_found < 3 or self._shape[1] < 2:
             return False
         for place in (0, n_found // 2, n_found - 1):
-            row = self._read(
-                address, n_found, slice(place, place + 1), dtype, order, read
-            )[0]
+            row = look(place, place + 1)[0]
             # Memory that nobody has written to yet.
             if not row.any() or not self._has_row(row):
                 return False
@@ -147,17 +141,13 @@ class Reference:
         return False
 
 
-def _float(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    return dtype if dtype.kind == "f" else np.dtype(np.float64)
-
-
 def _compare_columns(
     given: npt.NDArray[np.float64], found: npt.NDArray[np.float64], eps: float
-) -> str | None:
-    """Tell whether each column was moved, or moved and stretched."""
+) -> str:
+    """Tell whether each column was moved, or moved and stretched; empty if neither."""
     varies = np.ptp(given, axis=0) > 0
     if not varies.any():
-        return None
+        return ""
     given, found = given[:, varies], found[:, varies]
     size = np.abs(given).max(axis=0) + np.abs(found).max(axis=0)
     tolerance = _TOLERANCE * eps * size
@@ -170,4 +160,4 @@ def _compare_columns(
     rest = np.ptp(found - slope * given, axis=0)
     if (slope != 0).all() and (rest <= tolerance * (1 + np.abs(slope))).all():
         return "scaled"
-    return None
+    return ""

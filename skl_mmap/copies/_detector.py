@@ -166,7 +166,7 @@ class Blocks:
                 block.is_at_peak = self._alive.get(block.address) is block
 
     def live_bytes(self, *, looks_anyway: bool = False) -> int:
-        """Bytes of the blocks that are alive now; what they hold is looked at."""
+        """Return the bytes of the blocks that are alive, and look at what they hold."""
         with self._looking():
             self._look_at_contents(anyway=looks_anyway)
             self._forget_dead()
@@ -220,54 +220,31 @@ class Blocks:
 
 @dataclass(slots=True)
 class Numbers:
-    """What a call needed.
-
-    Attributes
-    ----------
-    seconds : float
-        Wall time.
-    peak_bytes : int or None
-        The most private memory at one moment, beside what was there before. None if
-        the kernel does not tell.
-    numpy_bytes : int or None
-        The most that was in large blocks of NumPy. None if these cannot be seen.
-    written_bytes : int
-        Pages of X that were written to, and became private by it; part of the peak.
-    model_bytes : int
-        Native memory that is still there afterwards, such as the trees of a forest.
-    native_bytes : int
-        The most growth seen that no block of NumPy explains.
-    native_stack : tuple of Frame
-        Who was running then.
-    blocks : list of Block
-        The large ones.
-    """
+    """What a call needed."""
 
     seconds: float = 0.0
+    # The most private memory at one moment, beside what was there before. None if the
+    # kernel does not tell.
     peak_bytes: int | None = None
+    # The most that was in large blocks of NumPy. None if these cannot be seen.
     numpy_bytes: int | None = None
+    # Pages of X that were written to, and became private by it; part of the peak.
     written_bytes: int = 0
+    # Native memory that is still there afterwards, such as the trees of a forest.
     model_bytes: int = 0
+    # The most growth seen that no block of NumPy explains, and who was running then.
     native_bytes: int = 0
     native_stack: tuple[Frame, ...] = ()
+    # The large ones.
     blocks: list[Block] = field(default_factory=list)
 
 
 @final
 class Detector:
-    """Measures the code of a ``with`` block.
+    """Measures the code of a ``with`` block, and fills in `numbers` at its end.
 
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        The input: a mapping that owns its pages, all of them in memory.
-    bottom : str
-        The file that has the ``with`` block.
-
-    Attributes
-    ----------
-    numbers : Numbers
-        Filled in at the end of the block.
+    `X` is a mapping that owns its pages, all of them in memory; `bottom` is the file
+    that has the ``with`` block.
     """
 
     def __init__(self, X: npt.NDArray[Any], bottom: str) -> None:

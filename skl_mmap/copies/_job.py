@@ -35,35 +35,21 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Methods to be measured in one layout, in a process of their own.
-
-    Attributes
-    ----------
-    layout : Layout
-        Of X.
-    methods : tuple of str
-        In this order; what they need is fitted before.
-    n_samples : int
-        Rows of the largest sample.
-    parameters : dict
-        For ``set_params`` of the estimator.
-    compares : bool
-        Whether fingerprints of the results are wanted.
-    deep_folder : str
-        Where memray may write; empty to do without.
-    is_scouting : bool
-        Whether only the time is wanted, of more and more rows, until it is known how
-        many `seconds` allow.
-    seconds : float
-        Most processor time that one sample may take.
-    """
+    """Methods to be measured in one layout, in a process of their own."""
 
     layout: Layout
+    # In this order; what they need is fitted before.
     methods: tuple[str, ...]
+    # Rows of the largest sample.
     n_samples: int
+    # For `set_params`.
     parameters: dict[str, Any] = field(default_factory=dict)
+    # Whether fingerprints of the results are wanted.
     compares: bool = False
+    # Where memray may write; empty to do without.
     deep_folder: str = ""
+    # Whether only the time of more and more rows is wanted, until it is known how many
+    # of them take so many seconds of the processor.
     is_scouting: bool = False
     seconds: float = 3.0
 
@@ -78,17 +64,11 @@ class Scouting:
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a fitted estimator or a result is.
+    """What a fitted estimator or a result is."""
 
-    Attributes
-    ----------
-    digest : str
-        Of all its bits, times excluded; empty if it cannot be told.
-    numbers : ndarray of shape (n_numbers,) or None
-        Some of its numbers, to say how far others are.
-    """
-
+    # Of all its bits, times excluded; empty if it cannot be told.
     digest: str
+    # Some of its numbers, to say how far others are.
     numbers: npt.NDArray[np.float64] | None
 
 

@@ -82,7 +82,8 @@ def find_layout(
     consumer = _first_consumer(estimator)
     if not hasattr(consumer, "get_params"):
         return None, "nothing is known about what takes X first"
-    row = known_layouts().get(_name_of(type(consumer)))
+    class_ = type(consumer)
+    row = known_layouts().get(f"{class_.__module__}.{class_.__qualname__}")
     if row is None or not _has_default_words(consumer):
         if not probes:
             return None, "nothing is known about it without a probe"
@@ -95,11 +96,10 @@ def find_layout(
 
 def _first_consumer(estimator: Any) -> Any:
     """Return the estimator that X is handed to: of a pipeline, the first step."""
-    while estimator is not None and hasattr(estimator, "steps"):
-        steps = [
-            step for _, step in estimator.steps if step not in (None, "passthrough")
-        ]
-        estimator = steps[0] if steps else None
+    while hasattr(estimator, "steps"):
+        steps = [step for _, step in estimator.steps]
+        used = [step for step in steps if step not in (None, "passthrough")]
+        estimator = used[0] if used else None
     return estimator
 
 
@@ -107,11 +107,7 @@ def _probe_once(
     estimator: Any, X: npt.NDArray[Any], y: Any, order: str
 ) -> tuple[Layout | None, str]:
     """Probe an estimator on a sample of the data, if that was not done before."""
-    words = {
-        name: repr(value)
-        for name, value in estimator.get_params(deep=False).items()
-        if name not in _HARMLESS and not _is_number(value)
-    }
+    words = {name: repr(value) for name, value in _words_of(estimator).items()}
     key = type(estimator), str(X.dtype), order, tuple(sorted(words.items()))
     with _lock:
         if key not in _probed:
@@ -132,37 +128,32 @@ def _probe(
         return None, f"a probe failed ({error})"
 
 
-def _name_of(class_: type[Any]) -> str:
-    return f"{class_.__module__}.{class_.__qualname__}"
-
-
 def _has_default_words(estimator: Any) -> bool:
-    """Whether all parameters that could matter are those that were measured."""
+    """Return whether all parameters that could matter are as they were measured."""
     defaults = inspect.signature(type(estimator).__init__).parameters
-    for name, value in estimator.get_params(deep=False).items():
-        if name in _HARMLESS or _is_number(value):
-            continue
-        default = (
-            defaults[name].default if name in defaults else inspect.Parameter.empty
-        )
-        if value is not default and not (isinstance(value, str) and value == default):
+    for name, value in _words_of(estimator).items():
+        known = defaults[name].default if name in defaults else inspect.Parameter.empty
+        if value is not known and not (isinstance(value, str) and value == known):
             return False
     return True
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+def _words_of(estimator: Any) -> dict[str, Any]:
+    """Return the parameters that could matter: words, flags and objects."""
+    return {
+        name: value
+        for name, value in estimator.get_params(deep=False).items()
+        if name not in _HARMLESS
+        and (isinstance(value, bool) or not isinstance(value, int | float | np.number))
+    }
 
 
 @functools.cache
 def known_layouts() -> dict[str, dict[str, Layout]]:
     """Return the table, without the estimators of libraries of other versions.
 
-    Returns
-    -------
-    dict of str to dict of str to Layout
-        For each estimator, by its full name, the layouts that it converts: "float64 C",
-        for example, and to what.
+    For each estimator, by its full name, the layouts that it converts: "float64 C", for
+    example, and to what.
     """
     text = resources.files("skl_mmap.copies").joinpath(_TABLE).read_text()
     table = json.loads(text)
@@ -178,7 +169,7 @@ def known_layouts() -> dict[str, dict[str, Layout]]:
 
 
 def _is_current(package: str, version: str) -> bool:
-    """Whether the package is installed in the version measured, but for its patch."""
+    """Return whether the version measured is installed, but for its patch."""
     try:
         installed = metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -193,25 +184,8 @@ def converts_to(
 
     Three things have to be true: fit copies X only in order to convert it, when it
     checks its input; fitted model and results are the same, bit by bit, if X is
-    converted before; and fewer copies are made then.
-
-    Parameters
-    ----------
-    estimator : estimator
-        A clone is fitted, in processes of its own.
-    X : array-like of shape (n_samples, n_features)
-        A sample of some MB, in the layout that is asked about.
-    y : array-like of shape (n_samples,), default=None
-        Target.
-    timeout_seconds : float, default=120
-        For each of two layouts.
-
-    Returns
-    -------
-    layout : Layout or None
-        Always copy-on-write; None if it is none.
-    reason : str
-        Why, in words.
+    converted before; and fewer copies are made then. X is a sample of some MB, in the
+    layout that is asked about. Returns None if there is no such layout, and why.
     """
     table = as_table(X)
     given = layout_of(table)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import math
 import mmap
 import os
 import re
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import joblib
 import numpy as np
@@ -45,7 +45,7 @@ _MIN_SCOUTED_ROWS = 64
 _MAX_POWER = 3.0
 _FITTING = frozenset({"fit", "fit_predict", "fit_transform", "partial_fit"})
 _WITH_TARGET = _FITTING | {"score"}
-# Of all estimators, and therefore of none.
+# Code that all estimators share does not tell which of them is running.
 _BASES = (
     os.path.join("sklearn", "base.py"),
     os.path.join("sklearn", "utils", "_metadata_requests.py"),
@@ -83,28 +83,29 @@ class Work:
             y = None if y is None else y[rows]
         return map_layout(self.table[rows, :d], self.job.layout), y
 
+    def make_fitted(self, method: str, shape: Shape) -> Any:
+        """Make an estimator, fitted with data of some shape if a method needs that."""
+        estimator = self.make_estimator()
+        self.own_files = _find_own_files(estimator)
+        if method not in _FITTING:
+            _call(estimator, "fit", *self.take(shape))
+        return estimator
+
 
 def perform(
     job: Job, sample: Sample, make_estimator: Callable[[], Any], send: Send
 ) -> None:
     """Do what a job asks for, in a process of its own.
 
-    Parameters
-    ----------
-    job : Job
-        What to measure.
-    sample : Sample
-        The data.
-    make_estimator : callable
-        Returns a new estimator each time.
-    send : callable
-        Takes a name before each method, and then its `Answer`; a `Scouting` if that is
-        what was asked for.
+    `make_estimator` returns a new one each time. `send` takes a method's name before it
+    is called, and its `Answer` in the end; a `Scouting` if that is what was asked for.
     """
     warnings.simplefilter("ignore")
     keep_to_one_processor()
     use_own_mappings(MIN_BLOCK_BYTES)
-    table = _map_sample(sample)
+    order: Any = sample.layout.order
+    path = descriptor_path(sample.fd)
+    table = np.memmap(path, sample.layout.dtype, "r", 0, sample.shape, order)
     work = Work(job, sample, table, make_estimator, send)
     # Threads instead of workers, whose memory would not be seen here.
     with joblib.parallel_config("threading"):
@@ -112,12 +113,6 @@ def perform(
             _scout(work)
         else:
             _measure(work)
-
-
-def _map_sample(sample: Sample) -> npt.NDArray[Any]:
-    order: Any = sample.layout.order
-    path = descriptor_path(sample.fd)
-    return np.memmap(path, sample.layout.dtype, "r", 0, sample.shape, order)
 
 
 def _scout(work: Work) -> None:
@@ -172,7 +167,7 @@ def _measure(work: Work) -> None:
 
 
 def _is_large(run: Run) -> bool:
-    """Whether a call needed so much that it matters what it was."""
+    """Return whether a call needed so much that it matters what it was."""
     numbers = run.numbers
     needed = max(numbers.peak_bytes or 0, numbers.numpy_bytes or 0)
     return needed - run.output_bytes > _MIN_SHARE * run.input_bytes
@@ -180,39 +175,30 @@ def _is_large(run: Run) -> bool:
 
 def _run_all(work: Work, shape: Shape, *, is_measured: bool) -> dict[str, MethodCopies]:
     """Call the methods with data of some shape, and return those that failed."""
+    layout = work.job.layout
     failed: dict[str, MethodCopies] = {}
     fitted: Any = None
     for method in work.job.methods:
-        failure = MethodCopies(method, work.job.layout)
+        if "fit" in failed:
+            failed[method] = MethodCopies(method, layout, "not run", "fit failed")
+            continue
         work.send(method)
         try:
             estimator = fitted
-            if fits(method) or fitted is None:
-                estimator = work.make_estimator()
-                work.own_files = find_own_files(estimator)
-                if not fits(method):
-                    call(estimator, "fit", *work.take(shape))
-            if method == "fit" or not fits(method):
+            if method in _FITTING or fitted is None:
+                estimator = work.make_fitted(method, shape)
+            if method == "fit" or method not in _FITTING:
                 fitted = estimator
             if not hasattr(estimator, method):
-                failed[method] = replace(failure, outcome="missing")
+                failed[method] = MethodCopies(method, layout, "missing")
             elif is_measured:
-                work.runs.setdefault(method, {})[shape] = _run(
-                    work, estimator, method, shape
-                )
+                run = _run(work, estimator, method, shape)
+                work.runs.setdefault(method, {})[shape] = run
             else:
-                call(estimator, method, *work.take(shape))
+                _call(estimator, method, *work.take(shape))
         except Exception as error:  # noqa: BLE001 - it is the estimator's, and told
             message = f"{type(error).__name__}: {error}"
-            failed[method] = replace(failure, outcome="error", message=message)
-            if method == "fit":
-                message = "fit failed"
-                rest = work.job.methods[work.job.methods.index(method) + 1 :]
-                for other in rest:
-                    failed[other] = MethodCopies(
-                        other, work.job.layout, "not run", message
-                    )
-                break
+            failed[method] = MethodCopies(method, layout, "error", message)
     return failed
 
 
@@ -221,17 +207,17 @@ def _run(work: Work, estimator: Any, method: str, shape: Shape) -> Run:
     X, y = work.take(shape)
     detector = Detector(X, __file__)
     with detector:
-        result = call(estimator, method, X, y)
+        result = _call(estimator, method, X, y)
     run = Run(detector.numbers, X.nbytes)
     if result is not estimator:
-        for array in list_arrays(result):
+        for array in _list_arrays(result):
             if not np.may_share_memory(array, X):
                 run.output_bytes += array.nbytes
                 run.output_blocks += [b for b in [detector.find_block(array)] if b]
-    if fits(method):
-        run.keeps_view = find_views(estimator, X)
+    if method in _FITTING:
+        run.keeps_view = _find_views(estimator, X)
     if work.job.compares and shape[0] == work.job.n_samples:
-        if fits(method):
+        if method in _FITTING:
             run.state = take_fingerprint(estimator)
         if result is not estimator:
             run.output = take_fingerprint(result)
@@ -244,29 +230,12 @@ def _answer(work: Work, method: str) -> None:
     shape = max(runs)
     copies = judge(method, work.job.layout, runs, work.own_files)
     if work.job.deep_folder:
-        frames = _look_deeply(work, method, shape)
+        frames = _watch_native(work, method, shape)
         copies = replace(copies, native_frames=frames)
     work.send(Answer(copies, runs[shape].state, runs[shape].output))
 
 
-def _look_deeply(work: Work, method: str, shape: Shape) -> tuple[str, ...]:
-    """Call a method once more, with memray watching."""
-    estimator = work.make_estimator()
-    if not fits(method):
-        call(estimator, "fit", *work.take(shape))
-    X, y = work.take(shape)
-    path = os.path.join(work.job.deep_folder, f"{method}-{work.job.layout}.bin")
-    return watch_native(
-        lambda: call(estimator, method, X, y), path, least_bytes=X.nbytes // 5
-    )
-
-
-def fits(method: str) -> bool:
-    """Whether a method makes a fitted estimator of one that is not."""
-    return method in _FITTING
-
-
-def call(estimator: Any, method: str, X: npt.NDArray[Any], y: Any) -> Any:
+def _call(estimator: Any, method: str, X: npt.NDArray[Any], y: Any) -> Any:
     """Call a method of an estimator with data, and with y if it takes one."""
     function = getattr(estimator, method)
     if method not in _WITH_TARGET or y is None:
@@ -276,7 +245,7 @@ def call(estimator: Any, method: str, X: npt.NDArray[Any], y: Any) -> Any:
     return function(X, y)
 
 
-def find_own_files(estimator: Any) -> frozenset[str]:
+def _find_own_files(estimator: Any) -> frozenset[str]:
     """Return the files of the classes that an estimator and its parts are made of."""
     parts = [estimator]
     if hasattr(estimator, "get_params"):
@@ -287,28 +256,22 @@ def find_own_files(estimator: Any) -> frozenset[str]:
         if hasattr(part, "fit") and not isinstance(part, type)
         for class_ in type(part).__mro__
     }
-    files = {_file_of(class_) for class_ in classes} - {""}
+    modules = (sys.modules.get(class_.__module__) for class_ in classes)
+    files = {getattr(module, "__file__", None) or "" for module in modules} - {""}
     return frozenset(file for file in files if not file.endswith(_BASES))
 
 
-def _file_of(class_: type[Any]) -> str:
-    try:
-        return inspect.getfile(class_)
-    except (TypeError, OSError):
-        return ""
-
-
-def list_arrays(value: Any) -> list[npt.NDArray[Any]]:
+def _list_arrays(value: Any) -> list[npt.NDArray[Any]]:
     """Return the arrays that a result is made of."""
     if isinstance(value, np.ndarray):
         return [value]
     if isinstance(value, tuple | list):
-        return [array for item in value[:_MAX_ITEMS] for array in list_arrays(item)]
+        return [array for item in value[:_MAX_ITEMS] for array in _list_arrays(item)]
     parts = (getattr(value, name, None) for name in ("data", "indices", "indptr"))
     return [part for part in parts if isinstance(part, np.ndarray)]
 
 
-def find_views(estimator: Any, X: npt.NDArray[Any]) -> tuple[str, ...]:
+def _find_views(estimator: Any, X: npt.NDArray[Any]) -> tuple[str, ...]:
     """Name the attributes of an estimator that share memory with X."""
     start = int(X.__array_interface__["data"][0])
     found = [
@@ -352,28 +315,16 @@ def _walk(
 def map_layout(X: npt.NDArray[Any], layout: Layout) -> npt.NDArray[Any]:
     """Copy an array to a file in memory, and map that in some layout.
 
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        The data.
-    layout : Layout
-        How the result lies in memory.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_features)
-        A private mapping that begins on a page of its own; all pages are in memory, and
-        none of them is private yet.
+    It is a private mapping that begins on a page of its own; all pages are in memory,
+    and none of them is private yet.
     """
-    dtype = np.dtype(layout.dtype)
+    dtype, order = np.dtype(layout.dtype), cast(Any, layout.order)
     n_bytes = X.size * dtype.itemsize
     fd = os.memfd_create("skl_mmap-copies", os.MFD_CLOEXEC)
     try:
         os.ftruncate(fd, n_bytes)
         with mmap.mmap(fd, n_bytes) as filling:
-            target: npt.NDArray[Any] = np.ndarray(
-                X.shape, dtype, filling, order=_order(layout)
-            )
+            target: npt.NDArray[Any] = np.ndarray(X.shape, dtype, filling, order=order)
             with np.errstate(over="ignore"):
                 target[...] = X
             del target
@@ -383,21 +334,11 @@ def map_layout(X: npt.NDArray[Any], layout: Layout) -> npt.NDArray[Any]:
         os.close(fd)
     # Reading one byte of each page brings it into memory.
     np.frombuffer(pages, np.uint8)[:: mmap.PAGESIZE].max()
-    return np.ndarray(X.shape, dtype, pages, order=_order(layout))
-
-
-def _order(layout: Layout) -> Any:
-    return layout.order
+    return np.ndarray(X.shape, dtype, pages, order=order)
 
 
 def check_memray() -> None:
-    """Raise an error if memray is not there.
-
-    Raises
-    ------
-    MeasurementError
-        With what to install.
-    """
+    """Raise an error that says what to install, if memray is not there."""
     try:
         import memray  # noqa: F401
     except ImportError as error:
@@ -407,42 +348,28 @@ def check_memray() -> None:
         ) from error
 
 
-def watch_native(
-    function: Callable[[], Any], path: str, *, least_bytes: int
-) -> tuple[str, ...]:
-    """Call a function, and name what took memory that was there at its peak.
+def _watch_native(work: Work, method: str, shape: Shape) -> tuple[str, ...]:
+    """Call a method once more, and name what took memory that was there at its peak.
 
-    Parameters
-    ----------
-    function : callable
-        Without arguments.
-    path : str
-        A file that memray writes and that is removed.
-    least_bytes : int
-        Of one place, to be named.
-
-    Returns
-    -------
-    tuple of str
-        Size and functions from the inside out, the largest first.
+    Returns sizes and functions of native code from the inside out, the largest first.
     """
     import memray
 
+    estimator = work.make_fitted(method, shape)
+    X, y = work.take(shape)
+    path = os.path.join(work.job.deep_folder, f"{method}-{work.job.layout}.bin")
     destination = memray.FileDestination(path, overwrite=True)
-    try:
-        with memray.Tracker(destination=destination, native_traces=True):
-            function()
-        with memray.FileReader(path) as reader:
-            records = [
-                (record.size, _name_frames(record))
-                for record in reader.get_high_watermark_allocation_records(
-                    merge_threads=True
-                )
-                if record.size >= least_bytes
-            ]
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+    with memray.Tracker(destination=destination, native_traces=True):
+        _call(estimator, method, X, y)
+    with memray.FileReader(path) as reader:
+        records = [
+            (record.size, _name_frames(record))
+            for record in reader.get_high_watermark_allocation_records(
+                merge_threads=True
+            )
+            if record.size >= X.nbytes // 5
+        ]
+    os.unlink(path)
     records.sort(reverse=True)
     return tuple(f"{size / 2**20:.1f} MiB in {names}" for size, names in records)
 

@@ -33,13 +33,7 @@ _CHEAPER = {"n_estimators": 4, "max_iter": 5, "n_init": 1, "cache_size": 10}
 
 
 def as_table(X: Any) -> npt.NDArray[Any]:
-    """Return X as an array that can be measured.
-
-    Raises
-    ------
-    InvalidParameterError
-        If X is no dense table of numbers.
-    """
+    """Return X as an array; an error if it is no dense table of numbers."""
     if hasattr(X, "tocsr"):
         raise InvalidParameterError(
             "X is a sparse matrix, whose copies cannot be told apart yet. "
@@ -59,25 +53,10 @@ def as_table(X: Any) -> npt.NDArray[Any]:
 class Prober:
     """Measures an estimator on a sample of data, in processes of its own.
 
-    Parameters
-    ----------
-    estimator : estimator
-        Not fitted by this; a clone with fixed random states is.
-    X : ndarray of shape (n_samples, n_features)
-        The data.
-    y : array-like of shape (n_samples,) or None
-        The target.
-    layout : Layout
-        In which it is tried how many rows the time allows.
-    methods : tuple of str
-        What is called.
-    n_rows : int, default=None
-        Rows of the largest sample; None for some 16 MB, or fewer if a call with them
-        takes more than some seconds.
-    timeout_seconds : float, default=300
-        For all methods in one layout.
-    deep : bool, default=False
-        Whether memray looks on.
+    A clone with fixed random states is fitted. Where `n_rows` is None, it is tried in
+    `layout` how many rows the time allows: some 16 MB, and fewer if a call with them
+    takes more than some seconds. `timeout_seconds` are for all methods in one layout,
+    and with `deep` memray looks on.
 
     Attributes
     ----------
@@ -144,18 +123,9 @@ class Prober:
         parameters: dict[str, Any] | None = None,
         compares: bool = False,
     ) -> dict[str, Answer]:
-        """Measure methods in one layout, and return an answer for each.
+        """Measure methods, those of the prober by default, and return their answers.
 
-        Parameters
-        ----------
-        layout : Layout
-            Of X.
-        methods : tuple of str, default=None
-            What to call, if it is not what all is about.
-        parameters : dict, default=None
-            For ``set_params``.
-        compares : bool, default=False
-            Whether fingerprints are wanted, to compare results.
+        `parameters` are for ``set_params``; with `compares`, answers have fingerprints.
         """
         job = Job(
             layout,
@@ -245,7 +215,7 @@ def _find_cheaper(estimator: Any) -> dict[str, Any]:
 
 
 def _is_more(value: Any, least: int) -> bool:
-    """Whether a number is larger; -1 stands for no limit."""
+    """Return whether a number is larger; -1 stands for no limit."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_number and bool(value > least or value == -1)
 
@@ -285,7 +255,7 @@ def _find_modules(estimator: Any) -> Iterator[ModuleType]:
 
 
 def _is_importable(module: ModuleType) -> bool:
-    """Whether the finders lead to this module, whatever is imported already."""
+    """Return whether the finders lead to this module, whatever is imported."""
     file = getattr(module, "__file__", None)
     if file is None:
         return True

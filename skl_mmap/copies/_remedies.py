@@ -18,22 +18,28 @@ _MAX_CANDIDATES = 7
 _MAX_SECONDS = 30.0
 _MAX_SUGGESTIONS = 4
 
-# By name: the values that copy, and the one that may not. In the order in which they
-# are tried: what only copies first, what changes the model last.
-_RULES: tuple[tuple[str, tuple[Any, ...], Any], ...] = (
-    ("copy_X", (True,), False),
-    ("copy_x", (True,), False),
-    ("copy_X_train", (True,), False),
-    ("copy", (True,), False),
-    ("whiten_solver", ("svd",), "eigh"),
-    ("algorithm", ("kd_tree", "ball_tree"), "brute"),
-    ("solver", ("liblinear", "newton-cg", "newton-cholesky"), "lbfgs"),
-    ("solver", ("svd",), "lsqr"),
-    ("gamma", ("scale",), "auto"),
-    ("early_stopping", ("auto", True), False),
-    ("assume_centered", (False,), True),
-    ("covariance_type", ("full",), "diag"),
-    ("fit_intercept", (True,), False),
+# By name: the values that copy, the one that may not, and a word of the class that this
+# is true of. In the order in which they are tried: what only copies first, what changes
+# the model last.
+_RULES: tuple[tuple[str, tuple[Any, ...], Any, str], ...] = (
+    ("copy_X", (True,), False, ""),
+    ("copy_x", (True,), False, ""),
+    ("copy_X_train", (True,), False, ""),
+    ("copy", (True,), False, ""),
+    ("whiten_solver", ("svd",), "eigh", ""),
+    ("algorithm", ("kd_tree", "ball_tree"), "brute", ""),
+    (
+        "solver",
+        ("liblinear", "newton-cg", "newton-cholesky"),
+        "lbfgs",
+        "LogisticRegression",
+    ),
+    ("solver", ("svd",), "lsqr", "LinearDiscriminantAnalysis"),
+    ("gamma", ("scale",), "auto", ""),
+    ("early_stopping", ("auto", True), False, ""),
+    ("assume_centered", (False,), True, ""),
+    ("covariance_type", ("full",), "diag", ""),
+    ("fit_intercept", (True,), False, ""),
 )
 _COPYING = frozenset({"copy_X", "copy_x", "copy_X_train", "copy"})
 _WITH_COPYING = "fit_intercept"
@@ -41,8 +47,6 @@ _WITH_COPYING = "fit_intercept"
 _MODEL = frozenset(
     {"assume_centered", "covariance_type", "early_stopping", "fit_intercept", "gamma"}
 )
-# That solver is one of LogisticRegression, and "svd" one of the other.
-_SOLVERS = {"lbfgs": "LogisticRegression", "lsqr": "LinearDiscriminantAnalysis"}
 
 
 def list_parameters(estimator: Any) -> list[dict[str, Any]]:
@@ -54,16 +58,12 @@ def list_parameters(estimator: Any) -> list[dict[str, Any]]:
         return []
     values = estimator.get_params(deep=True)
     singles: list[dict[str, Any]] = []
-    for last, copying, other in _RULES:
+    for last, copying, other, word in _RULES:
         for name, value in values.items():
             owner_name, _, own_name = name.rpartition("__")
             owner = values.get(owner_name, estimator) if owner_name else estimator
-            is_rule = own_name == last and any(
-                value is v or value == v for v in copying
-            )
-            if last == "solver" and _SOLVERS[other] not in type(owner).__name__:
-                continue
-            if is_rule and isinstance(value, type(copying[0]) | bool):
+            is_known = isinstance(value, bool | str) and value in copying
+            if own_name == last and is_known and word in type(owner).__name__:
                 singles.append({name: other})
     copies = {k: v for one in singles for k, v in one.items() if _last(k) in _COPYING}
     pairs = [
@@ -86,14 +86,7 @@ def find_suggestions(
 ) -> tuple[Suggestion, ...]:
     """Try what may need less, and return what does, unchanged results first.
 
-    Parameters
-    ----------
-    prober : Prober
-        With the estimator and the data.
-    given : Layout
-        Of the data.
-    answers : mapping of Layout to mapping of str to Answer
-        What is known already, with fingerprints.
+    `answers` are known already, with fingerprints.
     """
     base = answers[given]
     deadline = time.monotonic() + _MAX_SECONDS

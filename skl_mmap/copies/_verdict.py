@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import linecache
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -48,6 +48,9 @@ _KERNEL_NOISE_BYTES = 400_000
 _MAX_MODEL_REST = 0.5
 _LINALG = f"{os.sep}linalg{os.sep}"
 _COPYING_WORDS = (".copy(", "copy=True", "np.array(", "deepcopy")
+_NO_PEAK = "native memory was not measured: the kernel's peak cannot be reset here"
+_NO_PLACES = "where X was copied is not known: this NumPy cannot be watched"
+_UNCERTAIN = "vectors and other memory that is no copy of X may be in the numbers"
 _NOWHERE = Frame("", 0, "")
 
 
@@ -121,11 +124,9 @@ class Run:
     output: Fingerprint | None = None
 
     @property
-    def peak_bytes(self) -> int | None:
-        """What was needed beside the result."""
-        if self.numbers.peak_bytes is None:
-            return None
-        return max(0, self.numbers.peak_bytes - self.output_bytes)
+    def written_bytes(self) -> int:
+        """What was written to X itself."""
+        return self.numbers.written_bytes
 
     @property
     def model_bytes(self) -> int:
@@ -133,52 +134,38 @@ class Run:
         return self.numbers.model_bytes
 
     @property
+    def peak_bytes(self) -> int | None:
+        """What was needed beside the result."""
+        return _without(self.numbers.peak_bytes, self.output_bytes)
+
+    @property
     def transient_bytes(self) -> int | None:
-        """What was needed beside the result and that."""
-        if self.peak_bytes is None:
-            return None
-        return max(0, self.peak_bytes - self.model_bytes)
+        """What was needed beside the result and the model."""
+        return _without(self.peak_bytes, self.model_bytes)
 
     @property
     def numpy_bytes(self) -> int | None:
         """What NumPy needed beside the result."""
-        if self.numbers.numpy_bytes is None:
-            return None
         in_blocks = sum(block.n_bytes for block in self.output_blocks)
-        return max(0, self.numbers.numpy_bytes - in_blocks)
+        return _without(self.numbers.numpy_bytes, in_blocks)
+
+
+def _without(n_bytes: int | None, known_bytes: int) -> int | None:
+    return None if n_bytes is None else max(0, n_bytes - known_bytes)
 
 
 def judge(
-    method: str,
-    layout: Layout,
-    runs: Mapping[Shape, Run],
-    own_files: frozenset[str],
+    method: str, layout: Layout, runs: Mapping[Shape, Run], own_files: frozenset[str]
 ) -> MethodCopies:
-    """Say how often a method copied X.
-
-    Parameters
-    ----------
-    method : str
-        Its name.
-    layout : Layout
-        Of X.
-    runs : mapping of (n_samples, n_features) to Run
-        Its calls.
-    own_files : frozenset of str
-        Files of the estimator's classes.
-    """
-    shape = max(runs)
-    run = runs[shape]
-    itemsize = np.dtype(layout.dtype).itemsize
-    written = find_coefficient(
-        {key: float(value.numbers.written_bytes) for key, value in runs.items()},
-        itemsize,
-    ).copies
-    copies, native, notes = _count(runs, itemsize, written)
-    sites = _list_sites(runs, layout, own_files)
+    """Say how often a method copied X; `own_files` have the estimator's classes."""
+    calls = _Calls(layout, runs)
+    run, numbers = calls.full, calls.full.numbers
+    in_place = calls.find("written_bytes")
+    written = in_place.copies if in_place else 0.0
+    copies, native, notes = calls.count(written)
+    sites = calls.list_sites(own_files)
     # A copy that is gone before the peak is one all the same.
-    copies = max([copies, *(s.copies for s in sites if _is_copy(s, runs))])
-    numbers = run.numbers
+    copies = max([copies, *(s.copies for s in sites if calls.is_copy(s))])
     stack = numbers.native_stack
     site, through = find_site(stack) or _NOWHERE, find_through(stack, own_files)
     if native:
@@ -188,12 +175,13 @@ def judge(
             site, through = _NOWHERE, None
         sites.append(_make_site(written, run, site, through, Reason.WRITTEN))
     sites.sort(key=lambda site: (not site.is_at_peak, -site.copies))
+    n_samples, n_features = calls.shape
     return MethodCopies(
         method,
         layout,
         copies=round(copies, 3),
-        n_samples=shape[0],
-        n_features=shape[1],
+        n_samples=n_samples,
+        n_features=n_features,
         input_bytes=run.input_bytes,
         peak_bytes=run.peak_bytes,
         native_copies=round(native, 3),
@@ -207,168 +195,167 @@ def judge(
 
 
 def is_certain(layout: Layout, runs: Mapping[Shape, Run]) -> bool:
-    """Whether copies can be told from other memory, with the samples so far."""
-    itemsize = np.dtype(layout.dtype).itemsize
+    """Return whether copies can be told from other memory, with the samples so far."""
+    calls = _Calls(layout, runs)
     if judge("", layout, runs, frozenset()).native_copies:
         return False
-    found = (_find(runs, itemsize, name) for name in ("numpy_bytes", "transient_bytes"))
+    found = map(calls.find, ("numpy_bytes", "transient_bytes"))
     return all(coefficient is None or coefficient.is_certain for coefficient in found)
 
 
-def _count(
-    runs: Mapping[Shape, Run], itemsize: int, written: float
-) -> tuple[float, float, tuple[str, ...]]:
-    """Return the copies, how many of them are native, and what to say about that."""
-    in_numpy = _find(runs, itemsize, "numpy_bytes")
-    in_all = _find(runs, itemsize, "transient_bytes")
-    if in_all is None:
-        note = "native memory was not measured: the kernel's peak cannot be reset here"
-        return (in_numpy.copies if in_numpy else 0.0) + written, 0.0, (note,)
-    if in_numpy is None:
-        note = "where X was copied is not known: this NumPy cannot be watched"
-        return in_all.copies, 0.0, (note, *_note_uncertain(in_all))
-    full = runs[max(runs)]
-    if not in_numpy.is_certain:
-        copies = min(in_numpy.copies, _add_blocks(runs))
-        in_numpy = replace(in_numpy, copies=copies)
-    assert full.numpy_bytes is not None
-    assert full.peak_bytes is not None
-    untouched_bytes = full.numpy_bytes + written * full.input_bytes - full.peak_bytes
-    if untouched_bytes > _NOISE * full.input_bytes:
-        # NumPy was given memory that nobody has used, which costs nothing.
-        return in_all.copies, 0.0, _note_uncertain(in_all)
-    native = _count_native(runs, itemsize, in_numpy.copies + written)
-    is_reliable = in_all.is_certain and in_all.rest < _MAX_REST
-    if native and is_reliable:
-        return in_numpy.copies + written + native, native, _note_uncertain(in_all)
-    notes = _note_uncertain(in_numpy)
-    if not is_reliable and in_all.rest + in_all.copies - in_numpy.copies > _NOISE:
-        needed = full.peak_bytes / full.input_bytes
-        note = (
-            f"{needed:.1f} X were needed in all: what native code copied cannot be "
-            "told from its other memory"
+class _Calls:
+    """The calls of one method, with samples of several shapes in one layout."""
+
+    def __init__(self, layout: Layout, runs: Mapping[Shape, Run]) -> None:
+        self.layout = layout
+        self.runs = runs
+        self.shape = max(runs)
+        self.full = runs[self.shape]
+        self._itemsize = np.dtype(layout.dtype).itemsize
+
+    def find(self, name: str, columns: int | None = None) -> Coefficient | None:
+        """Return how much of something is copies; None if it was not measured.
+
+        With `columns`, samples of as many columns are the only smaller ones.
+        """
+        values = {
+            shape: getattr(run, name)
+            for shape, run in self.runs.items()
+            if columns is None or shape[1] in (columns, self.shape[1])
+        }
+        if any(value is None for value in values.values()):
+            return None
+        return find_coefficient(values, self._itemsize)
+
+    def count(self, written: float) -> tuple[float, float, tuple[str, ...]]:
+        """Return the copies, how many are native, and what to say about that."""
+        in_numpy = self.find("numpy_bytes")
+        in_all = self.find("transient_bytes")
+        if in_all is None:
+            copies = (in_numpy.copies if in_numpy else 0.0) + written
+            return copies, 0.0, (_NO_PEAK,)
+        if in_numpy is None:
+            return in_all.copies, 0.0, (_NO_PLACES, *_note_uncertain(in_all))
+        full = self.full
+        if not in_numpy.is_certain:
+            copies = min(in_numpy.copies, self._add_blocks())
+            in_numpy = replace(in_numpy, copies=copies)
+        assert full.numpy_bytes is not None
+        assert full.peak_bytes is not None
+        used_bytes = full.peak_bytes - written * full.input_bytes
+        if full.numpy_bytes - used_bytes > _NOISE * full.input_bytes:
+            # NumPy was given memory that nobody has used, which costs nothing.
+            return in_all.copies, 0.0, _note_uncertain(in_all)
+        native = self._count_native(in_numpy.copies + written)
+        is_reliable = in_all.is_certain and in_all.rest < _MAX_REST
+        if native and is_reliable:
+            return in_numpy.copies + written + native, native, _note_uncertain(in_all)
+        notes = _note_uncertain(in_numpy)
+        if not is_reliable and in_all.rest + in_all.copies - in_numpy.copies > _NOISE:
+            needed = full.peak_bytes / full.input_bytes
+            note = (
+                f"{needed:.1f} X were needed in all: what native code copied cannot be "
+                "told from its other memory"
+            )
+            notes = (*notes, note)
+        return in_numpy.copies + written, 0.0, notes
+
+    def _count_native(self, known: float) -> float:
+        """Return the copies of native code; 0 if they may as well be noise.
+
+        Whether there are other algorithms for few columns is seen by comparing samples
+        of a fourth and of three fourths of them.
+        """
+        n, d = self.shape
+        in_all = (self.full.peak_bytes or 0) / self.full.input_bytes
+        native: float | None = None
+        least = _MIN_NATIVE
+        for low_d in sorted({columns for _, columns in self.runs} - {d}):
+            transient = self.find("transient_bytes", low_d)
+            model = self.find("model_bytes", low_d)
+            if transient is None or not transient.is_certain:
+                continue
+            found = transient.copies - known
+            if model and model.is_certain and abs(model.rest) < _MAX_MODEL_REST:
+                found += model.copies
+            found = min(found, in_all - known)
+            share = (n - divide(n)) * (d - low_d) * self._itemsize
+            noise = _KERNEL_NOISE_BYTES / share
+            if native is None:
+                native, least = found, max(_MIN_NATIVE, noise)
+            elif found + noise < native:
+                native = found
+        return native if native is not None and native > least else 0.0
+
+    def _list_large(self) -> Iterator[tuple[Block, Frame | None, bool]]:
+        """Yield blocks of the size of X, their places, and whether they are elsewhere.
+
+        What has the same size in that place with fewer rows or columns is not a copy:
+        vectors, and matrices of features.
+        """
+        n, d = self.shape
+        elsewhere = {
+            (find_site(block.stack), block.n_bytes)
+            for smaller in {(n, divide(d)), (divide(n), d)} - {self.shape}
+            if smaller in self.runs
+            for block in self.runs[smaller].numbers.blocks
+        }
+        for block in self.full.numbers.blocks:
+            is_large = block.n_bytes >= MIN_SITE_SHARE * self.full.input_bytes
+            if is_large and block not in self.full.output_blocks:
+                site = find_site(block.stack)
+                yield block, site, (site, block.n_bytes) in elsewhere
+
+    def _add_blocks(self) -> float:
+        """Add up the blocks at the peak that are as large as X, and nothing else."""
+        n_bytes = sum(
+            block.n_bytes
+            for block, _, is_elsewhere in self._list_large()
+            if block.is_at_peak and not is_elsewhere
         )
-        notes = (*notes, note)
-    return in_numpy.copies + written, 0.0, notes
+        return n_bytes / self.full.input_bytes
 
+    def list_sites(self, own_files: frozenset[str]) -> list[CopySite]:
+        """Return the places where NumPy was asked for memory of the size of X."""
+        run = self.full
+        found: dict[tuple[Frame, Frame | None, Reason], CopySite] = {}
+        for block, site, is_elsewhere in self._list_large():
+            if site is None or block.is_untouched:
+                continue
+            if block.content is None and is_elsewhere:
+                continue
+            through = find_through(block.stack, own_files)
+            reason, detail = _explain(block, self.layout, run.input_bytes)
+            share = block.n_bytes / run.input_bytes
+            new = replace(
+                _make_site(share, run, site, through, reason, detail),
+                n_bytes=block.n_bytes,
+                is_at_peak=block.is_at_peak,
+                content=str(block.content or ""),
+                holds=block.content,
+            )
+            key = site, through, reason
+            found[key] = _merge(found[key], new) if key in found else new
+        return list(found.values())
 
-def _count_native(runs: Mapping[Shape, Run], itemsize: int, known: float) -> float:
-    """Return the copies of native code; 0 if they may as well be noise.
-
-    Whether there are other algorithms for few columns is seen by comparing samples of
-    a fourth and of three fourths of them.
-    """
-    n, d = max(runs)
-    in_all = (runs[n, d].peak_bytes or 0) / runs[n, d].input_bytes
-    native: float | None = None
-    least = _MIN_NATIVE
-    for low_d in sorted({columns for _, columns in runs} - {d}):
-        some = {shape: run for shape, run in runs.items() if shape[1] in (d, low_d)}
-        transient = _find(some, itemsize, "transient_bytes")
-        model = _find(some, itemsize, "model_bytes")
-        if transient is None or not transient.is_certain:
-            continue
-        found = transient.copies - known
-        if model and model.is_certain and abs(model.rest) < _MAX_MODEL_REST:
-            found += model.copies
-        found = min(found, in_all - known)
-        noise = _KERNEL_NOISE_BYTES / ((n - divide(n)) * (d - low_d) * itemsize)
-        if native is None:
-            native, least = found, max(_MIN_NATIVE, noise)
-        elif found + noise < native:
-            native = found
-    return native if native is not None and native > least else 0.0
-
-
-def _add_blocks(runs: Mapping[Shape, Run]) -> float:
-    """Add up the blocks at the peak that are as large as X, and nothing else."""
-    run = runs[max(runs)]
-    others = _find_sizes(runs, max(runs))
-    n_bytes = sum(
-        block.n_bytes
-        for block in run.numbers.blocks
-        if block.is_at_peak
-        and block not in run.output_blocks
-        and block.n_bytes >= MIN_SITE_SHARE * run.input_bytes
-        and block.n_bytes not in others.get(find_site(block.stack), ())
-    )
-    return n_bytes / run.input_bytes
-
-
-def _find(runs: Mapping[Shape, Run], itemsize: int, name: str) -> Coefficient | None:
-    values = {shape: getattr(run, name) for shape, run in runs.items()}
-    if any(value is None for value in values.values()):
-        return None
-    return find_coefficient(values, itemsize)
+    def is_copy(self, site: CopySite) -> bool:
+        """Return whether a place certainly takes as much as X in all samples."""
+        n, d = self.shape
+        smaller = self.runs.get((n, divide(d)))
+        if site.content or smaller is None or d == divide(d):
+            return bool(site.content)
+        shares = [
+            block.n_bytes / smaller.input_bytes
+            for block in smaller.numbers.blocks
+            if (place := find_site(block.stack)) is not None
+            and (place.file, place.line) == (site.file, site.line)
+        ]
+        return any(abs(share - site.copies) < _NOISE * site.copies for share in shares)
 
 
 def _note_uncertain(found: Coefficient) -> tuple[str, ...]:
-    if found.is_certain or found.copies + found.rest < _NOISE:
-        return ()
-    return ("vectors and other memory that is no copy of X may be in the numbers",)
-
-
-def _list_sites(
-    runs: Mapping[Shape, Run], layout: Layout, own_files: frozenset[str]
-) -> list[CopySite]:
-    """Return the places where NumPy was asked for memory of the size of X."""
-    shape = max(runs)
-    run = runs[shape]
-    others = _find_sizes(runs, shape)
-    found: dict[tuple[Frame, Frame | None, Reason], CopySite] = {}
-    for block in run.numbers.blocks:
-        share = block.n_bytes / run.input_bytes
-        site = find_site(block.stack)
-        if share < MIN_SITE_SHARE or site is None or block in run.output_blocks:
-            continue
-        if block.is_untouched:
-            continue
-        if block.content is None and block.n_bytes in others.get(site, ()):
-            continue
-        through = find_through(block.stack, own_files)
-        reason, detail = _explain(block, layout, run.input_bytes)
-        new = replace(
-            _make_site(share, run, site, through, reason, detail),
-            n_bytes=block.n_bytes,
-            is_at_peak=block.is_at_peak,
-            content=str(block.content or ""),
-            holds=block.content,
-        )
-        key = site, through, reason
-        old = found.get(key)
-        found[key] = new if old is None else _merge(old, new)
-    return list(found.values())
-
-
-def _is_copy(site: CopySite, runs: Mapping[Shape, Run]) -> bool:
-    """Whether a place certainly takes as much as X in all samples."""
-    n, d = max(runs)
-    smaller = runs.get((n, divide(d)))
-    if site.content or smaller is None or d == divide(d):
-        return bool(site.content)
-    shares = [
-        block.n_bytes / smaller.input_bytes
-        for block in smaller.numbers.blocks
-        if (place := find_site(block.stack)) is not None
-        and (place.file, place.line) == (site.file, site.line)
-    ]
-    return any(abs(share - site.copies) < _NOISE * site.copies for share in shares)
-
-
-def _find_sizes(
-    runs: Mapping[Shape, Run], shape: Shape
-) -> dict[Frame | None, set[int]]:
-    """Return sizes of blocks with fewer rows or fewer columns, by place.
-
-    What has the same size then is no copy: vectors, and matrices of features.
-    """
-    n, d = shape
-    found: dict[Frame | None, set[int]] = {}
-    for smaller in {(n, divide(d)), (divide(n), d)} - {shape}:
-        run = runs.get(smaller)
-        for block in run.numbers.blocks if run else ():
-            found.setdefault(find_site(block.stack), set()).add(block.n_bytes)
-    return found
+    is_clear = found.is_certain or found.copies + found.rest < _NOISE
+    return () if is_clear else (_UNCERTAIN,)
 
 
 def _merge(first: CopySite, second: CopySite) -> CopySite:
