@@ -20,7 +20,6 @@ believes the identity of an ndarray until the call ends.
 from __future__ import annotations
 
 import errno
-import mmap
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap._linux import calls
+from skl_mmap._linux.proc import PAGE_BYTES
 from skl_mmap.memory._adoption import adopt
 from skl_mmap.memory._conversion import (
     Conversion,
@@ -402,7 +402,7 @@ def _holds_sample(
     rows = np.atleast_1d(np.asarray(array))
     if conversion.order_of(array) == "F":
         rows = rows.T
-    n_items = min(max(mmap.PAGESIZE // dtype.itemsize, 1), array.size)
+    n_items = min(max(PAGE_BYTES // dtype.itemsize, 1), array.size)
     buffer = np.empty(3 * n_items, dtype=dtype)
     address = buffer.ctypes.data
     last = array.size - n_items

@@ -51,7 +51,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from tests.backend.common import recorded, use_mmap
+from tests.backend.common import call_each, recorded, use_mmap
 
 Array = npt.NDArray[Any]
 
@@ -574,3 +574,26 @@ def test_any_order_leaves_other_arguments_of_these_names_alone(value: Any) -> No
     with use_mmap(row_order="any"):
         [found] = joblib.Parallel()([joblib.delayed(return_argument)(value, value)])
     assert found == (value, value)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.r_[0:5000, -4000:0, 9000:20_000],
+        np.r_[0:5000, -1, 9000:20_000],
+        np.r_[5:10_000, -3, 0:4],
+        np.r_[0:10_000, -10_000:0],
+        np.r_[-10_000:0],
+    ],
+    ids=["a run", "one", "near the end", "at the end", "all"],
+)
+def test_negative_indices_select_the_rows_of_loky(rows: Any) -> None:
+    X = np.arange(25_000.0)
+    with use_mmap():
+        for index, selected in call_each(select, X, rows, n_tasks=2):
+            np.testing.assert_array_equal(index, rows)
+            np.testing.assert_array_equal(selected, X[rows])
+
+
+def select(X: Any, rows: Any) -> Any:
+    return np.array(rows), np.array(X[rows])

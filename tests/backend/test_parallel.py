@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.backend.common import (
     numbered_rows,
     run_script,
     use_mmap,
+    wait_until,
 )
 
 Calls = list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
@@ -529,3 +531,30 @@ def test_functions_and_classes_of_the_main_script(tmp_path: Path) -> None:
     result = run_script(tmp_path, MAIN_SCRIPT)
     assert result.stdout == "done\n"
     assert result.stderr == ""
+
+
+def count_when(rows: Any, is_awaited: bool, path: Path) -> int:
+    """Return the number of some rows, when a file is there."""
+    assert not is_awaited or wait_until(path.exists)
+    return len(rows)
+
+
+def test_index_arrays_of_tasks_that_wait_are_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "go"
+    references: list[weakref.ref[Any]] = []
+
+    def make_task(number: int) -> Any:
+        rows = np.r_[0:50_000, 60_000 : 90_000 + number]
+        references.append(weakref.ref(rows))
+        return delayed(count_when)(rows, number == 1, path)
+
+    with use_mmap():
+        # The first task ends, the second one runs, and the third one waits.
+        parallel = Parallel(batch_size=1, pre_dispatch=1, return_as="generator")
+        results = parallel(map(make_task, range(3)))
+        assert next(results) == 80_000
+        assert wait_until(lambda: len(references) == 3)
+        is_freed = wait_until(lambda: references[2]() is None, seconds=5)
+        path.touch()
+        assert is_freed
+        assert list(results) == [80_001, 80_002]

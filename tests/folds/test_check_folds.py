@@ -399,3 +399,62 @@ def test_the_target_may_be_anything(make_y: Any) -> None:
     assert len(check_folds(3, X, np.c_[X, X]).folds) == 3
     column = pd.DataFrame({"y": Y})
     assert len(check_folds(StratifiedKFold(3), X, column).folds) == 3
+
+
+@mapped
+def test_train_sets_that_are_not_all_other_rows_cannot_be_arranged() -> None:
+    rows = np.random.default_rng(4).permutation(N_ROWS)
+    parts = rows.reshape(3, -1)
+    others = [np.delete(parts, number, axis=0).ravel() for number in range(3)]
+    arrange_call = "skl_mmap.arrange(X, cv=cv)"
+    cv = list(zip(others, parts, strict=True))
+    assert arrange_call in only(check_folds(cv, X).remedies)
+    # The test sets are the same, and each row is tested once.
+    cv = [(train[:-1], test) for train, test in cv]
+    assert not any(arrange_call in remedy for remedy in check_folds(cv, X).remedies)
+    with pytest.raises(InvalidParameterError, match="not the complement"):
+        skl_mmap.arrange(X, cv=cv)
+    # Each train set is all other rows, and rows are tested twice.
+    cv = [(others[0], parts[0]), (others[1], parts[1]), (others[0], parts[0])]
+    assert not any(arrange_call in remedy for remedy in check_folds(cv, X).remedies)
+
+
+@mapped
+@pytest.mark.parametrize(
+    ("n_units", "kind"), [(60, "part copied"), (90, "joined view")]
+)
+def test_two_percent_may_be_copied_of_a_joined_view(n_units: int, kind: str) -> None:
+    # Cut to units of 512 rows, two runs leave 76, 412 and 400 rows: more than seams.
+    stop = 512 * n_units
+    train = np.r_[0 : stop + 76, stop + 612 : stop + 12 * 512 + 400]
+    cv = [(train, np.arange(stop + 100, stop + 500))]
+    zeros = np.zeros((stop + 10_000, 8))
+    rows = check_folds(cv, zeros, row_order="any").folds[0].train
+    assert 2 * 2 * 4096 < rows.copied_bytes <= (76 + 412 + 400) * 64
+    share = rows.copied_bytes / (rows.copied_bytes + rows.mapped_bytes)
+    assert (share <= 0.02) == (kind == "joined view")
+    assert rows.kind == kind
+
+
+@mapped
+@pytest.mark.parametrize("n_more", [0, 512])
+def test_another_order_is_advised_if_it_copies_less_than_half(n_more: int) -> None:
+    train = np.r_[0:20_000, 20_481 : 20_481 + 1123 + n_more]
+    cv = [(train, np.arange(20_100, 20_400))]
+    rows = check_folds(cv, X).folds[0].train
+    better = check_folds(cv, X, row_order="any").folds[0].train
+    assert (rows.kind, better.copied_bytes < rows.copied_bytes) == ("part copied", True)
+    is_half = better.copied_bytes < rows.copied_bytes / 2
+    assert is_half == bool(n_more)
+    assert ("row_order" in rows.remedy) == is_half
+
+
+@mapped
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_sorted_classes_are_not_the_reason(is_sorted: bool) -> None:
+    y = np.arange(N_ROWS) // 100
+    if not is_sorted:
+        y[-100:] = 0  # the first class comes twice
+    report = check_folds(StratifiedKFold(3), X, y)
+    assert ("y is not sorted" in report.reasons[0]) == (not is_sorted)
+    assert ("many short runs" in report.reasons[0]) == is_sorted

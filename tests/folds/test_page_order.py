@@ -164,3 +164,11 @@ def test_a_mask_is_ordered_or_refused_by_its_name() -> None:
         assert "bool" in str(error) or "mask" in str(error)  # noqa: PT017
     else:
         np.testing.assert_array_equal(np.sort(ordered), np.flatnonzero(mask))
+
+
+def test_the_longest_run_is_placed_from_its_first_row_on() -> None:
+    for start in (3003, 3072, 3583):
+        train = np.r_[5:2000, start:20_000, 21_001:30_000]
+        ordered = page_order(train, row_bytes=8)
+        n_whole = (20_000 - start) // 512 * 512
+        np.testing.assert_array_equal(ordered[:n_whole], start + np.arange(n_whole))

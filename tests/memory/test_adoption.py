@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from skl_mmap.memory import (
     Placement,
     Settings,
+    Store,
     adopt,
     can_remap,
     describe,
@@ -97,6 +98,25 @@ def test_writes_of_the_owner_stay_private() -> None:
     shared[9] = -2.0
     assert array[9, 0] == 450.0
     del mapping
+
+
+def test_an_adopted_array_that_is_refilled_is_shared_anew() -> None:
+    array = make_large()
+    store = Store(MEMORY, Settings(), can_adopt=True)
+    contents, received = [], []
+    for change in ("nothing", "one", "all", "all", "two"):
+        if change == "all":
+            array += 1.0
+        elif change != "nothing":
+            array[len(array) // 3, 7] -= 1.0  # "two": after it was copied
+        shared = store.share(array if change != "two" else array[:])
+        assert shared is not None
+        contents.append(array.tobytes())
+        received.append(rebuild_array(shared[0]))
+        assert (describe(array) is not None) == (change == "nothing")
+    # What tasks were given stays what it was.
+    for content, given_array in zip(contents, received, strict=True):
+        assert given_array.tobytes() == content
 
 
 @pytest.mark.parametrize("n_more_rows", [-1000, -1, 1, 300, 200_000])

@@ -260,3 +260,22 @@ def test_joined_views_allocate_no_private_memory() -> None:
         """
     )
     assert printed == "a copy does not fit"
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_what_is_refused_halfway_may_be_written_to_as_a_copy(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = share_one(PLAIN)
+    fail_at(monkeypatch, "map_file", number)
+    result = shared[ROWS]
+    monkeypatch.undo()
+    assert_same(result, PLAIN[ROWS])
+    assert mapped_bytes(result) == 0
+    # The first mapping that is refused shows what the kernel has no room for.
+    fail_at(monkeypatch, "map_file", 1)
+    read_only = shared[ROWS]
+    monkeypatch.undo()
+    assert not read_only.flags.writeable
+    assert mapped_bytes(read_only) > 0
+    np.testing.assert_array_equal(read_only, PLAIN[ROWS])

@@ -14,6 +14,7 @@ from skl_mmap.memory._joining import JoinPlan, map_pieces, plan_pieces
 from skl_mmap.memory._mapping import Piece, as_array
 from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._segment import create_segment
+from tests.memory.sharing import mapped_bytes, share
 from tests.strategies import PAGE_BYTES, examples
 
 pytestmark = pytest.mark.skipif(not can_remap(), reason="maps pages freely")
@@ -111,3 +112,33 @@ def test_nothing_is_mapped_if_no_place_is_aligned() -> None:
     mapping = map_pieces(make_segment(), plan, Settings())
     assert mapping is not None
     assert mapping.mapped_bytes == 0
+
+
+HUGE_PAGE_BYTES = 2 << 20
+
+
+def test_the_phase_of_most_bytes_is_mapped() -> None:
+    # Rows of 8 bytes: many short runs agree with the first one, and one long run not.
+    X = np.arange(100_000.0)
+    short = [np.arange(k * 1024, k * 1024 + 512) for k in range(1, 5)]
+    rows = np.concatenate([*short, np.arange(10_001, 60_000), short[0]])
+    (shared,) = share(X)
+    joined = shared[rows]
+    np.testing.assert_array_equal(joined, X[rows])
+    assert 0 <= 49_999 * 8 - mapped_bytes(joined) < 2 * PAGE_BYTES
+    # And many of them together are more than one that is longer than each.
+    rows = np.concatenate([*(s + 8192 for s in short), np.arange(10_001, 10_601)])
+    joined = shared[np.concatenate([rows, *(s + 20_480 for s in short)])]
+    assert mapped_bytes(joined) == 8 * 512 * 8 - 4 * 512 * 8
+
+
+def test_the_longest_run_agrees_with_huge_pages() -> None:
+    X = np.arange(1_500_000.0)
+    (shared,) = share(X)
+    # All runs agree modulo the size of a page, but not of a huge page.
+    for start in (512, 102_400, 200_704):
+        rows = np.r_[0:5120, start + 5120 : start + 1_000_000, 1_300_480:1_400_000]
+        joined = shared[rows]
+        place = joined.ctypes.data + 5120 * 8
+        assert (place - (start + 5120) * 8) % HUGE_PAGE_BYTES == 0
+        np.testing.assert_array_equal(joined, rows)

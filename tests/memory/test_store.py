@@ -407,3 +407,17 @@ def test_without_file_descriptors_nothing_is_shared() -> None:
         """
     )
     assert 0 < int(printed) <= 6
+
+
+def test_parts_of_an_array_go_before_it() -> None:
+    n_files = count_files()
+    store = make_store()
+    base = np.arange(100_000.0)
+    for start in range(5):
+        part = base[start : start + 10_000]
+        assert_same(received(store, part), part)
+        del part
+        assert count_files() == n_files
+    kept = base[:10_000]
+    shared_with(store, kept)
+    assert count_files() == n_files + 1

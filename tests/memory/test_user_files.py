@@ -161,3 +161,12 @@ def test_rows_of_an_unaligned_file_are_aligned(tmp_path: Path) -> None:
     rows = np.r_[0:2048, 4096:8192]
     assert_same(shared[rows], data[rows])
     assert shared[rows].flags.aligned
+
+
+def test_what_lies_behind_the_end_of_a_file_is_not_mapped(path: Path) -> None:
+    X = np.load(path, mmap_mode="r")
+    os.truncate(path, X.offset + X[:1000].nbytes)
+    assert describe_memmap(X[:1000], SETTINGS) is not None
+    assert describe_memmap(X[:1001], SETTINGS) is None
+    assert describe_memmap(X[2000:], SETTINGS) is None
+    assert describe_memmap(X[999:1000], SETTINGS) is not None
