@@ -237,13 +237,12 @@ class CsvFile(Table):
             )
         try:
             text = raw.decode("utf-8-sig").rstrip("\r")
+            names = next(csv.reader([text]), [])
         except UnicodeDecodeError as error:
             raise bad(
                 f"the header is not UTF-8 ({error}). Convert the file, for "
                 "example with iconv."
             ) from None
-        try:
-            names = next(csv.reader([text]), [])
         except csv.Error as error:
             raise bad(
                 f"the header {text[:_MAX_TEXT]!r}... cannot be read ({error}). A CSV "
@@ -260,7 +259,12 @@ class CsvFile(Table):
                 f"{separators.pop()!r}. Values must be separated by commas; read such "
                 "a file with pandas and pass it to skl_mmap.share."
             )
-        if all(map(_is_number, names)) and not all(map(str.isdecimal, names)):
+        is_first_row = not all(map(str.isdecimal, names))
+        try:
+            [float(name) for name in names]
+        except ValueError:
+            is_first_row = False
+        if is_first_row:
             raise bad(
                 "all names in the header are numbers "
                 f"({text.strip()[:60]!r}), so that it seems to be the first row. Add a "
@@ -276,8 +280,15 @@ class CsvFile(Table):
             end = self._n_filled
             if not self._is_at_end:
                 end = self._buffer.rfind(b"\n", 0, self._n_filled) + 1
+                if not end and len(self._buffer) > _MAX_LINE_BYTES:
+                    raise FileFormatError(
+                        f"{self.path}, line {self._line_of(offset)}: it is longer than "
+                        f"{_MAX_LINE_BYTES >> 20} MiB. Lines must end with a line "
+                        "feed; convert the file if its lines end otherwise, or save "
+                        "the table as parquet."
+                    )
                 if not end:
-                    self._enlarge_slices(offset)
+                    self._slice_bytes = 2 * len(self._buffer)
                     continue
             self._offset, self._end = offset, end
             offset += end
@@ -291,17 +302,6 @@ class CsvFile(Table):
             n_left = self._n_filled - end
             self._buffer[:n_left] = self._buffer[end : self._n_filled]
             self._n_filled = n_left
-
-    def _enlarge_slices(self, offset: int) -> None:
-        """Ask for a larger buffer: this one does not hold the line at a place."""
-        if len(self._buffer) > _MAX_LINE_BYTES:
-            raise FileFormatError(
-                f"{self.path}, line {self._line_of(offset)}: it is longer "
-                f"than {_MAX_LINE_BYTES >> 20} MiB. Lines must end with a line feed; "
-                "convert the file if its lines end otherwise, or save the table as "
-                "parquet."
-            )
-        self._slice_bytes = 2 * len(self._buffer)
 
     def _check_quotes(self, data: memoryview) -> None:
         """Raise an error if a quoted value does not end in its line."""
@@ -335,11 +335,3 @@ class CsvFile(Table):
 
 def _shorten(text: str) -> str:
     return repr(text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "...")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -57,14 +57,8 @@ class FileFormat:
 def find_format(path: str) -> FileFormat:
     """Find the format of a file: its first bytes decide, then its name.
 
-    Raises
-    ------
-    OSError
-        If it cannot be read.
-    FileFormatError
-        If the file is not what its name says.
-    InvalidParameterError
-        If it has a format that cannot be loaded.
+    FileFormatError says that it is not what its name says, and InvalidParameterError
+    that its format cannot be loaded.
     """
     with open(path, "rb") as file:
         head = file.read(8)
@@ -100,12 +94,8 @@ def find_format(path: str) -> FileFormat:
 def open_table(path: str, format_: FileFormat) -> CsvFile | TypedTable:
     """Open a table of any format; its `names` are those of the columns.
 
-    Raises
-    ------
-    FileFormatError
-        If it is damaged.
-    InvalidParameterError
-        If pyarrow is missing.
+    FileFormatError says that it is damaged, InvalidParameterError that pyarrow is
+    missing.
     """
     if format_.name == "csv":
         return CsvFile(path, format_.compression)
@@ -146,12 +136,7 @@ class FileInfo:
 def file_info(path: str | os.PathLike[str]) -> FileInfo:
     """Say what a file holds, from header and metadata; of CSV, from the first MB.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be opened.
-    FileFormatError, InvalidParameterError
-        If it is damaged, or has a format that cannot be loaded.
+    FileFormatError and InvalidParameterError are raised as by `load`.
     """
     name = os.fspath(path)
     format_ = find_format(name)

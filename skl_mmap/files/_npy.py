@@ -48,12 +48,7 @@ class NpyHeader:
 def read_npy_header(path: str) -> NpyHeader:
     """Read the header of a file of numpy (NEP 1, versions 1 to 3).
 
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    FileFormatError
-        If the header is damaged, or the data is shorter than it says.
+    FileFormatError says that it is damaged, or that the data is shorter than it says.
     """
     with open(path, "rb") as file:
         start = file.read(12)
