@@ -94,6 +94,8 @@ def test_targets_keep_their_type_whatever_the_slices(
         ("1,two,3", {}, "line 46: column 'b' has 'two' there"),
         ("NA,,nan\n1,two,3", {}, "line 47: column 'b' has 'two' there"),
         ("1,1_0,3", {}, "line 46: column 'b' has '1_0' there"),
+        ("1,\u0663,3", {}, "line 46: column 'b' has '\u0663' there"),
+        ("1,a\rb,3", {}, "line 46: 2 values, '1,a', and the header names 3"),
         ("1,2", {}, "line 46: 2 values, '1,2', and the header names 3"),
         ("1,2,3,4", {}, "line 46: 4 values"),
         ("1,2.5,3", {"dtype": int}, "line 46: column 'b' has '2.5' there, .* int64"),
