@@ -1,7 +1,6 @@
 """``skl-mmap bench``: the same jobs with several backends, and what each one costs.
 
-`Run`, `running_jobs`, `check_room` and `describe_unequal` serve ``skl-mmap demo`` too,
-which is one job, told in more detail.
+`Peer`, `Comparison` and what makes one serve ``skl-mmap demo`` too.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,16 +18,8 @@ from skl_mmap import __version__
 from skl_mmap._linux.proc import available_memory_bytes
 from skl_mmap._units import format_bytes
 from skl_mmap.cli._child import run_child
-from skl_mmap.cli._command import (
-    CommandError,
-    ExitCode,
-    add_job_options,
-    add_json,
-    add_list,
-    add_numbers,
-    add_subcommand,
-)
-from skl_mmap.cli._console import Progress, Rows, show
+from skl_mmap.cli._command import CheckFailedError, CommandError, ExitCode, Parser
+from skl_mmap.cli._console import Rows, show, show_json, showing_progress
 
 FLOAT_BYTES = 8
 # Fewer say nothing about memory.
@@ -66,28 +56,24 @@ peers:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A way to run tasks in parallel.
+    """A way to run tasks in parallel: a backend of joblib, perhaps with options.
 
-    Attributes
-    ----------
-    name : str
-        Its name in the table, and in `skl_mmap.cli._work.ENTER`.
-    peak_ratios : tuple of (float, float)
-        Measured peak of the process tree in multiples of X: what does not depend on
-        the number of workers (X itself, and the shared copy), and what each one adds.
-    package : str or None
-        What has to be installed for it, None if that is the case anyway.
-    problem : str or None
-        Why it cannot take part, whatever is installed.
-    keeps_row_order : bool
-        Whether train rows come in the order of the splitter.
+    `peak_ratios` are the measured peak of the process tree in multiples of X: what does
+    not depend on the number of workers (X itself, and the shared copy), and what each
+    one adds. A peer takes part if its package is installed, and it has no `problem`.
     """
 
     name: str
     peak_ratios: tuple[float, float]
-    package: str | None = None
+    backend: str
+    options: dict[str, str] = field(default_factory=dict, kw_only=True)
+    package: str | None = field(default=None, kw_only=True)
     problem: str | None = field(default=None, kw_only=True)
-    keeps_row_order: bool = field(default=True, kw_only=True)
+
+    @property
+    def keeps_row_order(self) -> bool:
+        """Whether train rows come in the order of the splitter."""
+        return self.options.get("row_order") != "any"
 
     @property
     def reason_to_skip(self) -> str | None:
@@ -102,41 +88,26 @@ class Peer:
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("threading", (1.0, 2.1)),
-        Peer("loky", (2.0, 2.25)),
-        Peer("mmap", (2.0, 1.0)),
-        Peer("mmap-any", (2.0, 1.0), keeps_row_order=False),
-        Peer("dask", (2.0, 2.25), "distributed"),
-        Peer("ray", (3.0, 2.5), "ray"),
-        Peer("mlens", (0.0, 0.0), problem=_MLENS),
+        Peer("threading", (1.0, 2.1), "threading"),
+        Peer("loky", (2.0, 2.25), "loky"),
+        Peer("mmap", (2.0, 1.0), "mmap"),
+        Peer("mmap-any", (2.0, 1.0), "mmap", options={"row_order": "any"}),
+        Peer("dask", (2.0, 2.25), "dask", package="distributed"),
+        Peer("ray", (3.0, 2.5), "ray", package="ray"),
+        Peer("mlens", (0.0, 0.0), "mlens", problem=_MLENS),
     )
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One job on one data set with one backend.
+    """One job on one data set with one peer, and what it has cost.
 
-    Attributes
-    ----------
-    backend : str
-        What the backend is called.
-    shape : tuple of int
-        Shape of X.
-    data_bytes : int
-        Size of X.
-    scores : tuple of float
-        Test score of each fold, or whatever else must be equal.
-    wall_seconds : float
-        Time of the job alone, with warm workers.
-    baseline_bytes, peak_bytes, peak_growth_bytes : int
-        Committed memory of the process tree: with X loaded and workers warm, at the
-        worst moment of the job, and the difference.
-    mapped_bytes, copied_bytes : int or None
-        Rows of folds that were mapped and copied, over all tasks. None if the backend
-        does not say.
-    copy_reasons : dict of str to int, or None
-        Why rows were copied, and how many bytes for each reason.
+    Memory is that committed by the process tree: the baseline with X loaded and workers
+    warm, the peak at the worst moment of the job, and their difference. Time is that of
+    the job alone. Scores are those of the folds, or whatever else must be equal. Rows
+    of folds were mapped, or copied and why, over all tasks: None if the backend does
+    not say.
     """
 
     backend: str
@@ -173,31 +144,146 @@ class Run:
         return {**asdict(self), "peak_growth_ratio": self.peak_growth_ratio}
 
 
-@contextlib.contextmanager
-def running_jobs(n_runs: int) -> Iterator[Callable[[str, dict[str, Any]], Run]]:
-    """Run jobs in fresh processes, and show how far they are.
+@dataclass(frozen=True, slots=True)
+class PeerResult:
+    """One job with one peer: its runs, or the reason why there are none."""
 
-    Yields a function that takes the name of a run and the spec of its child, see
-    `skl_mmap.cli._work.work`. What children wrote to stderr, warnings say, is printed
-    at the end, each text once.
+    peer: Peer
+    runs: tuple[Run, ...]
+    reason: str | None = None
+
+    def median(self, name: str) -> float:
+        """Return the median of an attribute of the runs."""
+        return float(statistics.median(getattr(run, name) for run in self.runs))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it, as JSON can hold it."""
+        figures = ("peak_growth_bytes", "peak_growth_ratio", "wall_seconds")
+        return {
+            "peer": self.peer.name,
+            "keeps_row_order": self.peer.keeps_row_order,
+            "reason": self.reason,
+            **{name: self.median(name) for name in figures if self.runs},
+            "runs": [run.to_dict() for run in self.runs],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One job on one data set with several peers.
+
+    `tolerance` is for scores of peers that have another order of rows; without one they
+    are not checked. `unit` is what each score belongs to.
     """
-    notes: dict[str, None] = {}
-    with Progress(n_runs * _STEPS_PER_RUN) as progress:
 
-        def run(name: str, spec: dict[str, Any]) -> Run:
-            result, messages = run_child(
-                "skl_mmap.cli._work",
-                spec,
-                on_step=lambda step: progress.step(f"{name}: {step}"),
-                environment=_ENVIRONMENT,
+    where: str
+    results: tuple[PeerResult, ...]
+    tolerance: float | None = None
+    unit: str = "score"
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs of all peers."""
+        return [run for result in self.results for run in result.runs]
+
+    @property
+    def reference(self) -> PeerResult | None:
+        """The peer that others are compared with: loky, or the first in exact order."""
+        exact = [r for r in self.results if r.runs and r.peer.keeps_row_order]
+        loky = (result for result in exact if result.peer.name == "loky")
+        return next(loky, exact[0] if exact else None)
+
+    def find_unequal(self) -> str | None:
+        """Say which scores differ that must be equal, None if there are none.
+
+        Rows in the same order must give the same scores to the last bit. Rows in
+        another order must give the same scores but for rounding, if the model does
+        not depend on it; if it does, there is nothing to check.
+        """
+        if (reference := self.reference) is None:
+            return None
+        exact: list[Run] = []
+        others: list[Run] = []
+        for result in self.results:
+            (exact if result.peer.keeps_row_order else others).extend(result.runs)
+        problem = self._describe_unequal(reference.runs[0], exact, 0.0)
+        if problem is None and self.tolerance is not None:
+            return self._describe_unequal(reference.runs[0], others, self.tolerance)
+        return problem
+
+    def _describe_unequal(
+        self, first: Run, others: Sequence[Run], tolerance: float
+    ) -> str | None:
+        how = f"within {tolerance:g}" if tolerance else "to the last bit"
+        for other in others:
+            pairs = zip(first.scores, other.scores, strict=True)
+            for index, (a, b) in enumerate(pairs):
+                if a.hex() == b.hex() or (tolerance and abs(a - b) <= tolerance):
+                    continue
+                return (
+                    f"on {self.where}, the scores under {first.backend} and "
+                    f"{other.backend} are not equal {how}: {self.unit} {index} has "
+                    f"{a!r} and {b!r}. A backend must not change results: please "
+                    "report it, with the output of --json."
+                )
+        return None
+
+    def compare_scores(self, result: PeerResult) -> str:
+        """Say how the scores of a peer agree with those of the reference."""
+        if (reference := self.reference) is None:
+            return "not compared"
+        first = reference.runs[0]
+        if all(run.score_bits == first.score_bits for run in result.runs):
+            return "reference" if result is reference else "equal"
+        difference = max(largest_difference([first, run]) for run in result.runs)
+        return f"differ by {difference:.1g}"
+
+    def to_rows(self) -> Rows:
+        """Make a table of what each peer has cost that has taken part."""
+        names = ("peak above X", "in X", "seconds", "mapped", "copied", "scores")
+        rows = [["backend", *names]]
+        for result in self.results:
+            if not result.runs:
+                continue
+            # Only workers of the backend "mmap" report about their tasks.
+            is_told = all(run.mapped_bytes is not None for run in result.runs)
+            selected = [
+                format_bytes(result.median(name)) if is_told else "-"
+                for name in ("mapped_bytes", "copied_bytes")
+            ]
+            rows.append(
+                [
+                    result.peer.name,
+                    format_bytes(result.median("peak_growth_bytes")),
+                    f"{result.median('peak_growth_ratio'):.2f}",
+                    f"{result.median('wall_seconds'):.2f}",
+                    *selected,
+                    self.compare_scores(result),
+                ]
             )
-            if messages:
-                notes[messages] = None
-            return Run.from_result(result)
+        return rows
 
-        yield run
-    for note in notes:
-        print(note, file=sys.stderr)
+    def print_table(self, arguments: argparse.Namespace) -> None:
+        """Print the table, and why peers have not taken part."""
+        title = f"{self.where}: "
+        if self.runs:
+            n_rows, n_features = self.runs[0].shape
+            data_bytes = format_bytes(self.runs[0].data_bytes)
+            title += f"X {n_rows:,} x {n_features}, {data_bytes}; "
+        title += f"{arguments.n_splits} folds, {arguments.n_jobs} workers"
+        show(title, self.to_rows())
+        for result in self.results:
+            if result.reason is not None:
+                show(f"{result.peer.name} has not taken part: {result.reason}.")
+
+
+def largest_difference(runs: Sequence[Run]) -> float:
+    """Return the largest difference between scores of the same fold in two runs."""
+    folds = zip(*(run.scores for run in runs), strict=True)
+    return max(
+        (max(fold) - min(fold) for fold in folds if len({x.hex() for x in fold}) > 1),
+        default=0.0,
+    )
 
 
 def check_room(
@@ -208,13 +294,7 @@ def check_room(
     data_bytes: int,
     advice: str,
 ) -> None:
-    """Refuse to start what would end in the kernel's out-of-memory killer.
-
-    Raises
-    ------
-    CommandError
-        If a peer needs more than is available. `advice` says what to do then.
-    """
+    """Refuse to start what would end in the kernel's out-of-memory killer."""
     n_workers = min(arguments.n_jobs, arguments.n_splits)
     available = available_memory_bytes()
     needs = {
@@ -231,250 +311,121 @@ def check_room(
         )
 
 
-def describe_unequal(
-    where: str,
-    first: Run,
-    others: Sequence[Run],
-    *,
-    tolerance: float = 0.0,
-    unit: str = "fold",
-) -> str | None:
-    """Say which score of other runs differs from that of the first one, None if none.
+RunPeer = Callable[[Peer, str, dict[str, Any]], PeerResult]
 
-    Without a tolerance, all bits have to be equal.
+
+@contextlib.contextmanager
+def running_peers(n_runs: int, arguments: argparse.Namespace) -> Iterator[RunPeer]:
+    """Run jobs in fresh processes, and show how far they are.
+
+    Yields a function that runs a job with a peer: it takes the peer, the name of the
+    job, and the rest of the spec of `skl_mmap.cli._work.work`. What children wrote to
+    stderr, warnings say, is printed at the end, each text once.
     """
-    how = f"within {tolerance:g}" if tolerance else "to the last bit"
-    for other in others:
-        pairs = zip(first.scores, other.scores, strict=True)
-        for index, (a, b) in enumerate(pairs):
-            if a.hex() == b.hex() or (tolerance and abs(a - b) <= tolerance):
-                continue
-            return (
-                f"on {where}, the scores under {first.backend} and {other.backend} are "
-                f"not equal {how}: {unit} {index} has {a!r} and {b!r}. A backend must "
-                "not change results: please report it, with the output of --json."
-            )
-    return None
+    notes: dict[str, None] = {}
+
+    def run_once(peer: Peer, name: str, spec: dict[str, Any]) -> Run:
+        result, messages = run_child(
+            "skl_mmap.cli._work",
+            {
+                **spec,
+                "peer": peer.name,
+                "backend": peer.backend,
+                "options": peer.options,
+                "n_jobs": arguments.n_jobs,
+                "n_splits": arguments.n_splits,
+            },
+            on_step=lambda step: begin_step(f"{name}, {peer.name}: {step}"),
+            environment=_ENVIRONMENT,
+        )
+        notes.update(dict.fromkeys([messages] if messages else []))
+        return Run.from_result(result)
+
+    def run_peer(peer: Peer, name: str, spec: dict[str, Any]) -> PeerResult:
+        if peer.reason_to_skip is not None:
+            return PeerResult(peer, (), peer.reason_to_skip)
+        n_repeats = getattr(arguments, "repeat", 1)
+        try:
+            runs = [run_once(peer, name, spec) for _ in range(n_repeats)]
+        except CommandError as error:
+            # That a package which is not ours does not work is a result.
+            if peer.package is None:
+                raise
+            return PeerResult(peer, (), f"it failed: {error}")
+        return PeerResult(peer, tuple(runs))
+
+    with showing_progress(n_runs * _STEPS_PER_RUN) as begin_step:
+        yield run_peer
+    for note in notes:
+        print(note, file=sys.stderr)
 
 
-def largest_difference(runs: Sequence[Run]) -> float:
-    """Return the largest difference between scores of the same fold in two runs."""
-    folds = zip(*(run.scores for run in runs), strict=True)
-    return max(
-        (max(fold) - min(fold) for fold in folds if len({x.hex() for x in fold}) > 1),
-        default=0.0,
-    )
+def raise_unequal(comparisons: Sequence[Comparison]) -> None:
+    """Raise an error if scores differ that must be equal."""
+    found = [comparison.find_unequal() for comparison in comparisons]
+    if unequal := [text for text in found if text is not None]:
+        raise CheckFailedError("\n".join(unequal))
 
 
-@dataclass(frozen=True, slots=True)
-class PeerResult:
-    """One job with one peer: its runs, or the reason why there are none."""
-
-    peer: str
-    keeps_row_order: bool
-    runs: tuple[Run, ...]
-    reason: str | None = None
-
-    def to_figures(self) -> dict[str, float]:
-        """Return the medians of the runs; the peak is that above the loaded X."""
-        if not self.runs:
-            return {}
-        peak = statistics.median(run.peak_growth_bytes for run in self.runs)
-        return {
-            "peak_growth_bytes": peak,
-            "peak_growth_ratio": peak / self.runs[0].data_bytes,
-            "wall_seconds": statistics.median(run.wall_seconds for run in self.runs),
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all of it, as JSON can hold it."""
-        return {
-            "peer": self.peer,
-            "keeps_row_order": self.keeps_row_order,
-            "reason": self.reason,
-            **self.to_figures(),
-            "runs": [run.to_dict() for run in self.runs],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class JobTable:
-    """One job with all peers."""
-
-    job: str
-    results: tuple[PeerResult, ...]
-
-    @property
-    def reference(self) -> PeerResult | None:
-        """The peer that others are compared with: loky, or the first in exact order."""
-        exact = [r for r in self.results if r.runs and r.keeps_row_order]
-        return next((r for r in exact if r.peer == "loky"), exact[0] if exact else None)
-
-    def find_unequal(self) -> str | None:
-        """Say which scores differ that must be equal to the last bit, None if none."""
-        if (reference := self.reference) is None:
-            return None
-        runs = [run for r in self.results if r.keeps_row_order for run in r.runs]
-        return describe_unequal(self.job, reference.runs[0], runs, unit="score")
-
-    def compare_scores(self, result: PeerResult) -> str:
-        """Say how the scores of a peer agree with those of the reference."""
-        if (reference := self.reference) is None:
-            return "not compared"
-        first = reference.runs[0]
-        if all(run.score_bits == first.score_bits for run in result.runs):
-            return "reference" if result is reference else "equal"
-        difference = max(largest_difference([first, run]) for run in result.runs)
-        return f"differ by {difference:.1g}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all of it, as JSON can hold it."""
-        return {
-            "job": self.job,
-            "scores_equal": self.find_unequal() is None,
-            "peers": [
-                {
-                    **result.to_dict(),
-                    "scores": self.compare_scores(result) if result.runs else None,
-                }
-                for result in self.results
-            ],
-        }
-
-    def to_rows(self) -> Rows:
-        """Make a table of the peers that have taken part."""
-        rows = [["peer", "peak above X", "in X", "seconds", "scores"]]
-        rows += [
-            [
-                result.peer,
-                format_bytes(figures["peak_growth_bytes"]),
-                f"{figures['peak_growth_ratio']:.2f}",
-                f"{figures['wall_seconds']:.2f}",
-                self.compare_scores(result),
-            ]
-            for result in self.results
-            if (figures := result.to_figures())
-        ]
-        return rows
-
-
-def add_parser(subcommands: Any) -> None:
-    """Add the parser of ``bench`` to those of the other subcommands."""
-    parser = add_subcommand(
-        subcommands,
+def add_parser(whole: Parser) -> None:
+    """Add the parser of ``bench`` to the whole one."""
+    parser = whole.add_subcommand(
         "bench",
         run,
         help="compare memory, time and scores with other backends",
         description=_DESCRIPTION,
     )
-    add_numbers(
-        parser,
-        ("--rows", MIN_ROWS, 200_000, "rows of X"),
-        ("--n-features", _MIN_FEATURES, 50, "columns of X"),
-        ("--repeat", 1, 1, "how often each is run; the table has medians"),
-    )
-    add_job_options(parser)
-    add_list(parser, "--jobs", _JOBS, "what to run, comma-separated")
-    add_list(parser, "--peers", tuple(PEERS), "with what, comma-separated")
-    add_json(parser, "tables")
+    parser.add_integer("--rows", MIN_ROWS, 200_000, "rows of X")
+    parser.add_integer("--n-features", _MIN_FEATURES, 50, "columns of X")
+    text = "how often each is run; the table has medians"
+    parser.add_integer("--repeat", 1, 1, text)
+    parser.add_job_options()
+    parser.add_list("--jobs", _JOBS, "what to run")
+    parser.add_list("--peers", tuple(PEERS), "with what")
+    parser.add_json("tables")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the jobs, and print what each peer has cost.
-
-    Raises
-    ------
-    CommandError
-        If no peer or not enough memory is there, a child fails, or scores differ.
-    """
+    """Run the jobs, and print what each peer has cost."""
     peers = [PEERS[name] for name in arguments.peers]
     ready = [peer for peer in peers if peer.reason_to_skip is None]
     if not ready:
         reasons = "; ".join(f"{peer.name}: {peer.reason_to_skip}" for peer in peers)
         raise CommandError(f"none of the peers can take part ({reasons}).")
-    data_bytes = arguments.rows * arguments.n_features * FLOAT_BYTES
     check_room(
         ready,
         arguments,
         data="Friedman's function",
-        data_bytes=data_bytes,
+        data_bytes=arguments.rows * arguments.n_features * FLOAT_BYTES,
         advice="Choose fewer --rows, a smaller --n-jobs, or leave it out of --peers.",
     )
     n_runs = len(arguments.jobs) * len(ready) * arguments.repeat
-    with running_jobs(n_runs) as run_job:
-        tables = [
-            JobTable(
-                job, tuple(_run_peer(peer, job, arguments, run_job) for peer in peers)
-            )
-            for job in arguments.jobs
-        ]
+    shape = {"n_rows": arguments.rows, "n_features": arguments.n_features}
+    with running_peers(n_runs, arguments) as run_peer:
+        comparisons = []
+        for job in arguments.jobs:
+            spec = {"job": job, "data": None, **shape}
+            results = tuple(run_peer(peer, job, spec) for peer in peers)
+            comparisons.append(Comparison(job, results))
     if arguments.json:
-        _print_json(tables, arguments)
+        names = ("n_jobs", "n_splits", "repeat")
+        settings = {name: getattr(arguments, name) for name in names}
+        jobs = [_to_dict(comparison) for comparison in comparisons]
+        show_json({"version": __version__, **shape, **settings, "jobs": jobs})
     else:
-        title = (
-            f"X {arguments.rows:,} x {arguments.n_features}, "
-            f"{format_bytes(data_bytes)}; {arguments.n_splits} folds, "
-            f"{arguments.n_jobs} workers"
-        )
-        _print_tables(tables, title)
-    unequal = [text for table in tables if (text := table.find_unequal()) is not None]
-    if unequal:
-        raise CommandError("\n".join(unequal), ExitCode.CHECK_FAILED)
+        for comparison in comparisons:
+            if comparison is not comparisons[0]:
+                show("")
+            comparison.print_table(arguments)
+    raise_unequal(comparisons)
     return ExitCode.OK
 
 
-def _run_peer(
-    peer: Peer,
-    job: str,
-    arguments: argparse.Namespace,
-    run_job: Callable[[str, dict[str, Any]], Run],
-) -> PeerResult:
-    """Run a job with a peer, each time in a fresh process.
-
-    That a package which is not part of this one does not work is a result, not an
-    error.
-    """
-    spec = {
-        "backend": peer.name,
-        "peer": peer.name,
-        "job": job,
-        "data": None,
-        "n_rows": arguments.rows,
-        "n_features": arguments.n_features,
-        "n_jobs": arguments.n_jobs,
-        "n_splits": arguments.n_splits,
-    }
-    reason = peer.reason_to_skip
-    runs: list[Run] = []
-    try:
-        if reason is None:
-            name = f"{job}, {peer.name}"
-            runs = [run_job(name, spec) for _ in range(arguments.repeat)]
-    except CommandError as error:
-        if peer.package is None:
-            raise
-        reason = f"it failed: {error}"
-    return PeerResult(peer.name, peer.keeps_row_order, tuple(runs), reason)
-
-
-def _print_tables(tables: list[JobTable], title: str) -> None:
-    for index, table in enumerate(tables):
-        if index:
-            show("")
-        show(f"{table.job}: {title}", table.to_rows())
-        for result in table.results:
-            if result.reason is not None:
-                show(f"{result.peer} has not taken part: {result.reason}.")
-
-
-def _print_json(tables: list[JobTable], arguments: argparse.Namespace) -> None:
-    report = {
-        "version": __version__,
-        "n_rows": arguments.rows,
-        "n_features": arguments.n_features,
-        "n_jobs": arguments.n_jobs,
-        "n_splits": arguments.n_splits,
-        "repeat": arguments.repeat,
-        "jobs": [table.to_dict() for table in tables],
-    }
-    print(json.dumps(report, indent=2))
+def _to_dict(comparison: Comparison) -> dict[str, Any]:
+    """Return a job with all peers, as JSON can hold it."""
+    peers = []
+    for result in comparison.results:
+        scores = comparison.compare_scores(result) if result.runs else None
+        peers.append({**result.to_dict(), "scores": scores})
+    is_equal = comparison.find_unequal() is None
+    return {"job": comparison.where, "scores_equal": is_equal, "peers": peers}

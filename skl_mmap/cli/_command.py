@@ -1,10 +1,10 @@
-"""What all subcommands share: exit codes, errors and types of options."""
+"""What all subcommands share: exit codes, errors, and options with their types."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -35,54 +35,33 @@ class ExitCode(IntEnum):
 # The one table of exit codes: --help is made from it, and a test compares the how-to
 # with it and runs a case for each row.
 MEANINGS = {
-    ExitCode.OK: "done, and every check held",
-    ExitCode.CHECK_FAILED: (
-        "a check failed: results differ between backends, X is copied, a method fails"
-    ),
-    ExitCode.USAGE: "an option or a file cannot be used",
-    ExitCode.CANNOT_RUN: (
-        "cannot run: a missing package, too little memory, a process that died"
-    ),
-    ExitCode.INTERRUPTED: "interrupted (Ctrl-C)",
-    ExitCode.BROKEN_PIPE: "nobody reads the output any more",
+    0: "done, and every check held",
+    1: "a check failed: results differ between backends, X is copied, a method fails",
+    2: "an option or a file cannot be used",
+    3: "cannot run: a missing package, too little memory, a process that died",
+    130: "interrupted (Ctrl-C)",
+    141: "nobody reads the output any more",
 }
-_SCORES_DIFFER = {ExitCode.CHECK_FAILED: "scores differ that have to be equal"}
-# How each subcommand puts it. What has no text here cannot happen to it.
-_PARTICULAR: dict[str, Mapping[ExitCode, str]] = {
-    "demo": {**_SCORES_DIFFER, ExitCode.USAGE: "an option cannot be used"},
-    "bench": {**_SCORES_DIFFER, ExitCode.USAGE: "an option cannot be used"},
-    "info": {
-        ExitCode.OK: "done",
-        ExitCode.CHECK_FAILED: "",
-        ExitCode.CANNOT_RUN: "cannot run: a missing package",
-    },
+_COMPARING = {1: "scores differ that have to be equal", 2: "an option cannot be used"}
+_NO_PACKAGE = "cannot run: a missing package"
+# How a subcommand puts it. What has an empty text cannot happen to it.
+_PARTICULAR: dict[str, dict[int, str]] = {
+    "demo": _COMPARING,
+    "bench": _COMPARING,
+    "info": {0: "done", 1: "", 3: _NO_PACKAGE},
     "run": {
-        ExitCode.OK: "with --compare: both runs ended with 0, and wrote the same",
-        ExitCode.CHECK_FAILED: (
-            "with --compare: they wrote different things to stdout; or the script has "
-            "a syntax error"
-        ),
-        ExitCode.USAGE: "an option cannot be used, or there is no such script",
-        ExitCode.CANNOT_RUN: (
-            "cannot run: the memory cannot be measured, a report cannot be written"
-        ),
+        0: "with --compare: both runs ended with 0, and wrote the same to stdout",
+        1: "with --compare: they wrote different things; or a syntax error",
+        2: "an option cannot be used, or there is no such script",
+        3: "cannot run: the memory cannot be measured, a report cannot be written",
     },
     "check": {
-        ExitCode.OK: "done",
-        ExitCode.CHECK_FAILED: (
-            "a method failed, or copies more often than --max-copies allows"
-        ),
-        ExitCode.USAGE: "an option, a file or the estimator cannot be used",
-        ExitCode.CANNOT_RUN: (
-            "cannot run: a missing package, or nothing can be measured"
-        ),
+        0: "done",
+        1: "a method failed, or copies more often than --max-copies allows",
+        2: "an option, a file or the estimator cannot be used",
+        3: f"{_NO_PACKAGE}, or nothing can be measured",
     },
-    "completion": {
-        ExitCode.OK: "done",
-        ExitCode.CHECK_FAILED: "",
-        ExitCode.USAGE: "there is no such shell",
-        ExitCode.CANNOT_RUN: "cannot run: a missing package",
-    },
+    "completion": {0: "done", 1: "", 2: "there is no such shell", 3: _NO_PACKAGE},
 }
 _RUN_PASSES_THROUGH = """\
   the script's own, or 128 and the number of the signal that has ended it: 137 for
@@ -99,34 +78,23 @@ def describe_exit_codes(subcommand: str = "") -> str:
 
 
 class CommandError(SklMmapError, RuntimeError):
-    """A command cannot go on.
+    """A command cannot go on; says what was found, why it matters, what to do."""
 
-    Parameters
-    ----------
-    message : str
-        What was found, why it matters, what to do.
-    exit_code : ExitCode, default=ExitCode.CANNOT_RUN
-        What the process returns to the shell.
-    """
 
-    def __init__(
-        self, message: str, exit_code: ExitCode = ExitCode.CANNOT_RUN, /
-    ) -> None:
-        super().__init__(message, exit_code)
-        self.message = message
-        self.exit_code = exit_code
+class UsageError(CommandError):
+    """An option, a file or a name that was given cannot be used."""
 
-    def __str__(self) -> str:
-        """Return the message alone: the exit code is for the shell."""
-        return self.message
+
+class CheckFailedError(CommandError):
+    """What was to be checked does not hold."""
 
 
 def exit_code_of(error: SklMmapError) -> ExitCode:
-    """Return the exit code of an error that no subcommand has dealt with."""
-    if isinstance(error, CommandError):
-        return error.exit_code
-    if isinstance(error, CopyError):
+    """Return the exit code of an error that has ended a subcommand."""
+    if isinstance(error, CheckFailedError | CopyError):
         return ExitCode.CHECK_FAILED
+    if isinstance(error, UsageError):
+        return ExitCode.USAGE
     # Files of some formats cannot be used, and options neither, for want of a package.
     is_package_missing = isinstance(error.__context__, ImportError)
     is_usage = isinstance(error, InvalidParameterError | FileFormatError)
@@ -135,81 +103,77 @@ def exit_code_of(error: SklMmapError) -> ExitCode:
     return ExitCode.CANNOT_RUN
 
 
-def cannot_be_read(path: str, error: OSError) -> CommandError:
-    """Make the error of a file that the system does not let one read."""
-    return CommandError(
+def refuse_unreadable(path: str, error: OSError) -> SklMmapError:
+    """Return the error to raise for a file that the system does not let one read."""
+    if isinstance(error, SklMmapError):
+        return error  # no room on the disk for what is read
+    return UsageError(
         f"{error.filename or path} cannot be read ({error.strerror or error}). "
-        "Check the path and its permissions.",
-        ExitCode.USAGE,
+        "Check the path and its permissions."
     )
 
 
-def add_subcommand(
-    subcommands: Any, name: str, run: Callable[[argparse.Namespace], int], **texts: str
-) -> argparse.ArgumentParser:
-    """Add the parser of a subcommand; `texts` are its help, description and usage."""
-    parser: argparse.ArgumentParser = subcommands.add_parser(
-        name,
-        epilog=describe_exit_codes(name),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        **texts,
-    )
-    parser.set_defaults(run=run)
-    return parser
+class Parser(argparse.ArgumentParser):
+    """The parser of the whole command line, and of each subcommand."""
 
+    _subcommands: Any = None
 
-def add_numbers(parser: argparse.ArgumentParser, *options: Any) -> None:
-    """Add options for whole numbers: of each name, lower bound, default and help."""
-    for name, least, default, text in options:
-        parser.add_argument(
+    def add_subcommand(
+        self, name: str, run: Callable[[argparse.Namespace], int], **texts: str
+    ) -> Parser:
+        """Add a subcommand; `texts` are its help, description and usage."""
+        if self._subcommands is None:
+            self._subcommands = self.add_subparsers(
+                title="subcommands",
+                dest="subcommand",
+                metavar="SUBCOMMAND",
+                required=True,
+            )
+        parser: Parser = self._subcommands.add_parser(
             name,
-            type=integer(at_least=least),
+            epilog=describe_exit_codes(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **texts,
+        )
+        parser.set_defaults(run=run)
+        return parser
+
+    def add_integer(
+        self, name: str, least: int, default: int | None, text: str
+    ) -> None:
+        """Add an option for a whole number with a lower bound."""
+        self.add_argument(
+            name,
+            type=number(int, at_least=least),
             default=default,
             metavar="N",
             help=text if default is None else f"{text} (default: {default})",
         )
 
+    def add_choice(self, name: str, values: tuple[str, ...], text: str) -> None:
+        """Add an option that has one of some values, the first one by default."""
+        text = f"{text} (default: {values[0]})"
+        self.add_argument(name, choices=values, default=values[0], help=text)
 
-def add_job_options(
-    parser: argparse.ArgumentParser, *, n_jobs_help: str = "number of workers"
-) -> None:
-    """Add ``--n-jobs`` and ``--n-splits``."""
-    add_numbers(
-        parser,
-        ("--n-jobs", 1, 4, n_jobs_help),
-        ("--n-splits", 2, 5, "number of folds"),
-    )
+    def add_list(self, name: str, known: tuple[str, ...], text: str) -> None:
+        """Add an option for a list of known words, all of them by default."""
+        self.add_argument(
+            name,
+            type=choices(known),
+            default=known,
+            metavar="NAMES",
+            help=f"{text}, comma-separated (default: {','.join(known)})",
+        )
 
+    def add_json(self, instead_of: str = "text") -> None:
+        """Add ``--json``."""
+        text = f"write JSON to stdout instead of {instead_of}"
+        self.add_argument("--json", action="store_true", help=text)
 
-def add_choice(
-    parser: argparse.ArgumentParser, name: str, values: tuple[str, ...], text: str
-) -> None:
-    """Add an option that has one of some values, the first one by default."""
-    parser.add_argument(
-        name, choices=values, default=values[0], help=f"{text} (default: {values[0]})"
-    )
-
-
-def add_list(
-    parser: argparse.ArgumentParser, name: str, known: tuple[str, ...], text: str
-) -> None:
-    """Add an option for a list of known words, all of them by default."""
-    parser.add_argument(
-        name,
-        type=choices(known),
-        default=known,
-        metavar="NAMES",
-        help=f"{text} (default: {','.join(known)})",
-    )
-
-
-def add_json(parser: argparse.ArgumentParser, instead_of: str = "text") -> None:
-    """Add ``--json``."""
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help=f"write JSON to stdout instead of {instead_of}",
-    )
+    def add_job_options(self, n_jobs_help: str = "number of workers") -> None:
+        """Add ``--n-jobs`` and ``--n-splits``."""
+        self.add_integer("--n-jobs", 1, 4, n_jobs_help)
+        self.add_integer("--n-splits", 2, 5, "number of folds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,34 +209,18 @@ def size(text: str) -> Size:
         ) from None
 
 
-def integer(*, at_least: int) -> Callable[[str], int]:
-    """Make a type for whole numbers with a lower bound."""
-
-    def read(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = at_least - 1
-        if number < at_least:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not a whole number of at least {at_least}."
-            )
-        return number
-
-    return read
-
-
-def number(*, at_least: float) -> Callable[[str], float]:
-    """Make a type for finite numbers with a lower bound."""
+def number(kind: type[int | float], *, at_least: float) -> Callable[[str], float]:
+    """Make a type for whole or other finite numbers with a lower bound."""
 
     def read(text: str) -> float:
         try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
             value = math.nan
         if not at_least <= value < math.inf:
+            what = "whole number" if kind is int else "number"
             raise argparse.ArgumentTypeError(
-                f"{text!r} is not a number of at least {at_least:g}."
+                f"{text!r} is not a {what} of at least {at_least:g}."
             )
         return value
 

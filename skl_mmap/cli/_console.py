@@ -6,18 +6,17 @@ lines are plain and as long as they need to be, columns two spaces apart.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
+import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 from skl_mmap._tables import format_table
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 # A table: its head, and rows, which may end early.
 Rows = Sequence[Sequence[str]]
@@ -33,6 +32,11 @@ def show(*parts: str | Rows) -> None:
             print(format_table(part) if width is None else _draw_table(part, width))
 
 
+def show_json(value: object) -> None:
+    """Print JSON to stdout."""
+    print(json.dumps(value, indent=2))
+
+
 def _draw_table(rows: Rows, width: int) -> str:
     """Draw a table for a terminal so many columns wide; long cells wrap."""
     # Imported late: most of what the command line does needs no table.
@@ -41,7 +45,7 @@ def _draw_table(rows: Rows, width: int) -> str:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for index, name in enumerate(rows[0]):
         side: Literal["left", "right"] = "right" if index else "left"
         table.add_column(Text(name), justify=side, overflow="fold")
@@ -57,65 +61,33 @@ def _draw_table(rows: Rows, width: int) -> str:
 
 def _wrap(text: str, width: int) -> str:
     """Break lines between words; what is indented stays so, and paths stay whole."""
-    wrapped = []
-    for line in text.splitlines():
-        indent = line[: len(line) - len(line.lstrip())]
-        wrapped.append(
-            textwrap.fill(
-                line,
-                width,
-                subsequent_indent=indent,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
+    return "\n".join(
+        textwrap.fill(
+            line,
+            width,
+            subsequent_indent=line[: len(line) - len(line.lstrip())],
+            break_long_words=False,
+            break_on_hyphens=False,
         )
-    return "\n".join(wrapped)
+        for line in text.splitlines()
+    )
 
 
-class Progress:
-    """Show which step of how many is under way; a context manager.
+@contextlib.contextmanager
+def showing_progress(n_steps: int) -> Iterator[Callable[[str], None]]:
+    """Show on stderr which step of how many is under way while a block runs.
 
-    On a terminal it is a bar, elsewhere each step is a line. It goes to stderr.
+    Yields a function that begins the next step, with its text; the one before is done.
+    On a terminal there is a bar, elsewhere each step is a line.
     """
-
-    def __init__(self, n_steps: int) -> None:
-        self._n_steps = n_steps
-        self._n_begun = 0
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> Self:
-        """Show the bar, if there is a terminal."""
-        if sys.stderr.isatty():
-            self._bar = _make_bar()
-            self._task = self._bar.add_task("", total=self._n_steps)
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-
-    def step(self, text: str) -> None:
-        """Begin the next step; the one before is done."""
-        if self._bar is not None:
-            self._bar.update(self._task, description=text, completed=self._n_begun)
-        self._n_begun += 1
-        if self._bar is None:
-            print(f"[{self._n_begun}/{self._n_steps}] {text}", file=sys.stderr)
-
-
-def _make_bar() -> Any:
+    numbers = itertools.count(1)
+    if not sys.stderr.isatty():
+        yield lambda text: print(f"[{next(numbers)}/{n_steps}] {text}", file=sys.stderr)
+        return
     from rich import progress
     from rich.console import Console
 
-    return progress.Progress(
+    bar = progress.Progress(
         progress.SpinnerColumn(),
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
@@ -124,3 +96,8 @@ def _make_bar() -> Any:
         console=Console(stderr=True),
         transient=True,
     )
+    task = bar.add_task("", total=n_steps)
+    with bar:
+        yield lambda text: bar.update(
+            task, description=text, completed=next(numbers) - 1
+        )

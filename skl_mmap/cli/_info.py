@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from skl_mmap._advice import backend_line
 from skl_mmap._units import format_bytes
-from skl_mmap.cli._command import (
-    ExitCode,
-    add_job_options,
-    add_json,
-    add_subcommand,
-    cannot_be_read,
-)
-from skl_mmap.cli._console import show
-from skl_mmap.exceptions import SklMmapError
+from skl_mmap.cli._command import ExitCode, Parser, refuse_unreadable
+from skl_mmap.cli._console import show, show_json
 from skl_mmap.files import FileInfo, file_info
 from skl_mmap.inputs._fold_costs import FoldCost, Layout, kfold_costs
 
@@ -28,42 +20,33 @@ Reads headers and metadata only; of CSV, the first MB, so that rows are an estim
 """
 
 
-def add_parser(subcommands: Any) -> None:
-    """Add the parser of ``info`` to those of the other subcommands."""
-    parser = add_subcommand(
-        subcommands,
+def add_parser(whole: Parser) -> None:
+    """Add the parser of ``info`` to the whole one."""
+    parser = whole.add_subcommand(
         "info",
         run,
         help="say what a file holds and what its folds would cost",
         description=_DESCRIPTION,
     )
     parser.add_argument("path", metavar="PATH", help="the file")
-    add_job_options(parser)
-    add_json(parser)
+    parser.add_job_options()
+    parser.add_json()
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Describe a file.
-
-    Raises
-    ------
-    SklMmapError
-        If the file cannot be read, or a package that reads it is missing.
-    """
+    """Print what a file holds, and what its folds would cost."""
     try:
         info = file_info(arguments.path)
     except OSError as error:
-        if isinstance(error, SklMmapError):
-            raise
-        raise cannot_be_read(arguments.path, error) from error
+        raise refuse_unreadable(arguments.path, error) from error
     layout = _layout_of(info)
     costs: list[FoldCost] = []
     if layout is not None and layout.n_rows >= arguments.n_splits:
         costs = kfold_costs(layout, arguments.n_splits)
     if arguments.json:
-        print(json.dumps(_to_dict(info, costs, arguments), indent=2))
+        show_json(_to_dict(info, layout, costs, arguments))
     else:
-        show(*_describe_content(info))
+        show(*_describe_content(info, layout))
         if layout is not None:
             _show_costs(costs, arguments)
     return ExitCode.OK
@@ -91,7 +74,10 @@ def _train_bytes(cost: FoldCost) -> list[int]:
 
 
 def _to_dict(
-    info: FileInfo, costs: list[FoldCost], arguments: argparse.Namespace
+    info: FileInfo,
+    layout: Layout | None,
+    costs: list[FoldCost],
+    arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     n_jobs = arguments.n_jobs
     result: dict[str, Any] = {
@@ -113,7 +99,7 @@ def _to_dict(
         "alignment": None,
         "folds": None,
     }
-    if (layout := _layout_of(info)) is not None:
+    if layout is not None:
         result["alignment"] = {
             "row_bytes": layout.row_bytes,
             "offset_in_page": layout.page_offset,
@@ -133,7 +119,7 @@ def _to_dict(
     return result
 
 
-def _describe_content(info: FileInfo) -> list[str]:
+def _describe_content(info: FileInfo, layout: Layout | None) -> list[str]:
     """Say what the file holds, and how its rows lie."""
     about = "about " if info.is_estimate else ""
     shape = " x ".join(f"{length:,}" for length in info.shape) or "a single value"
@@ -150,16 +136,17 @@ def _describe_content(info: FileInfo) -> list[str]:
         f"X: {about}{shape}, {info.dtype}, {info.order} order, "
         f"{about}{format_bytes(info.data_bytes)}; {place}"
     )
-    if (layout := _layout_of(info)) is None:
-        if not info.shape:
-            return [*lines, "A single value has no rows."]
+    if layout is not None:
+        lines.append(
+            f"rows: {layout.row_bytes} bytes each, from byte {layout.page_offset} of a "
+            f"page (byte {layout.huge_page_offset} of a huge page); {layout.unit_rows} "
+            "rows until a row begins at the same place in a page"
+        )
+    elif info.shape:
         reason = "it is in Fortran order" if info.data_bytes else "it is empty"
-        return [*lines, f"Rows cannot be selected without a copy: {reason}."]
-    lines.append(
-        f"rows: {layout.row_bytes} bytes each, from byte {layout.page_offset} of a "
-        f"page (byte {layout.huge_page_offset} of a huge page); {layout.unit_rows} "
-        "rows until a row begins at the same place in a page"
-    )
+        lines.append(f"Rows cannot be selected without a copy: {reason}.")
+    else:
+        lines.append("A single value has no rows.")
     return lines
 
 
@@ -170,18 +157,14 @@ def _show_costs(costs: list[FoldCost], arguments: argparse.Namespace) -> None:
         show(f"There are fewer rows than the {n_splits} folds asked for.")
         return
     n_jobs = min(arguments.n_jobs, n_splits)
-    rows = [["backend", "mapped", "copied", f"copies in {n_jobs} workers"]]
-
-    def add_row(name: str, mapped_bytes: list[int], copied_bytes: list[int]) -> None:
-        means = [sum(mapped_bytes) / n_splits, sum(copied_bytes) / n_splits]
-        sizes = [*means, _at_once(copied_bytes, n_jobs)]
-        rows.append([name, *map(format_bytes, sizes)])
-
-    for cost in costs:
-        name = f'mmap, row_order="{cost.row_order}"'
-        add_row(name, list(cost.mapped_bytes), list(cost.copied_bytes))
     train_bytes = _train_bytes(costs[0])
-    add_row("loky", [0] * len(train_bytes), train_bytes)
+    copied = {f'mmap, row_order="{c.row_order}"': list(c.copied_bytes) for c in costs}
+    rows = [["backend", "mapped", "copied", f"copies in {n_jobs} workers"]]
+    for name, copied_bytes in {**copied, "loky": train_bytes}.items():
+        mean = sum(copied_bytes) / n_splits
+        mapped = sum(train_bytes) / n_splits - mean
+        sizes = mapped, mean, _at_once(copied_bytes, n_jobs)
+        rows.append([name, *map(format_bytes, sizes)])
     show(f"KFold({n_splits}), for each train set:", rows)
     best = min(costs, key=lambda cost: sum(cost.copied_bytes))
     if sum(best.copied_bytes) < sum(train_bytes):

@@ -19,7 +19,7 @@ from skl_mmap.cli import _bench, _check, _demo, _info, _run
 from skl_mmap.cli._command import (
     CommandError,
     ExitCode,
-    add_subcommand,
+    Parser,
     describe_exit_codes,
     exit_code_of,
 )
@@ -37,24 +37,19 @@ Prints a script that lets a shell complete subcommands, options and their values
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Make the parser with all subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="skl-mmap",
         description="Memory-neutral parallel jobs for scikit-learn.",
         epilog=describe_exit_codes(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--version", action="version", version=f"skl-mmap {__version__}"
-    )
-    subcommands = parser.add_subparsers(
-        title="subcommands", dest="subcommand", metavar="SUBCOMMAND", required=True
-    )
+    version = f"skl-mmap {__version__}"
+    parser.add_argument("--version", action="version", version=version)
     for module in (_demo, _info, _run, _check, _bench):
-        module.add_parser(subcommands)
-    completion = add_subcommand(
-        subcommands,
+        module.add_parser(parser)
+    completion = parser.add_subcommand(
         "completion",
         _complete,
         help="print a script that lets a shell complete this command",

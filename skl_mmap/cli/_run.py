@@ -7,30 +7,30 @@ import contextlib
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from skl_mmap import MemoryReport, __version__
 from skl_mmap._tables import format_table
 from skl_mmap._units import format_bytes
 from skl_mmap.cli._command import (
+    CheckFailedError,
     CommandError,
     ExitCode,
-    add_choice,
-    add_numbers,
-    add_subcommand,
-    cannot_be_read,
+    Parser,
+    UsageError,
+    refuse_unreadable,
 )
-from skl_mmap.cli._console import Rows, show
-from skl_mmap.cli._script import ScriptResult, ScriptSpec, run_script
+from skl_mmap.cli._console import Rows, show, show_json
+from skl_mmap.cli._script import run_script
 
 _STDERR = 2
 _COMPARED = ("loky", "mmap")
@@ -70,66 +70,47 @@ _PAGE = """\
 
 @dataclass(frozen=True, slots=True)
 class ScriptRun:
-    """One run of a script.
+    """One run of a script: how it has ended, and what it has cost.
 
-    Attributes
-    ----------
-    command : str
-        The script and its arguments, as one would write them.
-    backend : str
-        joblib's backend where the script names none.
-    exit_code : int
-        As a shell gives it.
-    signal_name : str or None
-        The signal that has ended it, None if none has.
-    report : MemoryReport
-        What it has cost, the start of its interpreter included.
+    `backend` is joblib's where the script names none, and `return_code` is minus the
+    number of a signal that has ended it. The start of its interpreter is in the report.
     """
 
     command: str
     backend: str
-    exit_code: int
-    signal_name: str | None
+    return_code: int
     report: MemoryReport
 
-    @classmethod
-    def from_result(cls, result: ScriptResult) -> ScriptRun:
-        """Make a run of how a script has ended."""
-        command = shlex.join(result.spec.command)
-        title = f"{command} with the backend {result.spec.backend}"
-        report = result.measurement.report(title)
-        if result.spec.backend != "mmap":
-            note = f"{result.spec.backend} does not say what its tasks have cost"
-            report = replace(report, notes=(*report.notes, note))
-        return cls(
-            command=command,
-            backend=result.spec.backend,
-            exit_code=result.exit_code,
-            signal_name=result.signal_name,
-            report=report,
-        )
+    @property
+    def exit_code(self) -> int:
+        """The exit code as a shell gives it: 128 and the number of a signal."""
+        return self.return_code if self.return_code >= 0 else 128 - self.return_code
 
     @property
-    def hints(self) -> tuple[str, ...]:
+    def signal_name(self) -> str | None:
+        """Name of the signal that has ended the script, None if none has."""
+        return None if self.return_code >= 0 else signal.Signals(-self.return_code).name
+
+    @property
+    def hint(self) -> str:
         """What a user should know who looks at the exit code or at the report."""
         if self.signal_name is not None:
-            return (f"the script was ended by {self._explain_signal()}",)
+            text = (
+                f"the script was ended by {self.signal_name} "
+                f"(exit code {self.exit_code})"
+            )
+            if self.signal_name != "SIGKILL":
+                return f"{text}."
+            peak = self.report.peak_bytes
+            held = f" It held {format_bytes(peak)} at its peak." if peak else ""
+            return (
+                f"{text}, often the kernel's answer to too little memory.{held} "
+                "Fewer workers (n_jobs) and --row-order any need less."
+            )
         if self.exit_code:
-            return (f"the script ended with exit code {self.exit_code}.",)
-        if self.backend == "mmap" and not self.report.records:
-            return (_NO_TASKS,)
-        return ()
-
-    def _explain_signal(self) -> str:
-        text = f"{self.signal_name} (exit code {self.exit_code})"
-        if self.signal_name != "SIGKILL":
-            return f"{text}."
-        peak = self.report.peak_bytes
-        held = f" It held {format_bytes(peak)} at its peak." if peak else ""
-        return (
-            f"{text}, often the kernel's answer to too little memory.{held} "
-            "Fewer workers (n_jobs) and --row-order any need less."
-        )
+            return f"the script ended with exit code {self.exit_code}."
+        has_no_tasks = self.backend == "mmap" and not self.report.records
+        return _NO_TASKS if has_no_tasks else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it, as JSON can hold it."""
@@ -139,18 +120,14 @@ class ScriptRun:
             "backend": self.backend,
             "exit_code": self.exit_code,
             "signal": self.signal_name,
-            "remarks": list(self.hints),
+            "remarks": [self.hint] if self.hint else [],
             "peak_growth_bytes": self.report.peak_growth_bytes,
             "report": json.loads(self.report.to_json()),
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The first line in which two outputs differ: its number from 1, and both texts.
-
-    A text is shortened, and empty where an output has ended.
-    """
+class Difference(NamedTuple):
+    """The first line, from 1, in which two outputs differ, and its text in both."""
 
     line: int
     texts: tuple[str, str]
@@ -178,9 +155,9 @@ def _shorten(line: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The same script under two backends, and where its two outputs differ."""
+    """The same script under two backends, and where what it writes differs."""
 
-    runs: Sequence[ScriptRun]
+    runs: tuple[ScriptRun, ScriptRun]
     difference: Difference | None
 
     @property
@@ -191,13 +168,12 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it, as JSON can hold it."""
+        difference = self.difference and self.difference._asdict()
         return {
             "version": __version__,
             "command": self.runs[0].command,
-            "stdout_equal": self.difference is None,
-            "difference": None
-            if self.difference is None
-            else {"line": self.difference.line, "texts": list(self.difference.texts)},
+            "stdout_equal": difference is None,
+            "difference": difference,
             "conclusion": self._conclude(),
             "runs": [run.to_dict() for run in self.runs],
         }
@@ -210,7 +186,7 @@ class Comparison:
 
     def to_texts(self) -> list[str]:
         """Say what the table means, below an empty line."""
-        hints = [f"{run.backend}: {hint}" for run in self.runs for hint in run.hints]
+        hints = [f"{run.backend}: {run.hint}" for run in self.runs if run.hint]
         return ["", self._conclude(), *hints]
 
     def to_rows(self) -> Rows:
@@ -239,42 +215,36 @@ class Comparison:
                 f"stdout differs between {names} from line {self.difference.line} on: "
                 f"{one!r} and {other!r}."
             )
-        peaks = first.report.peak_growth_bytes, second.report.peak_growth_bytes
-        if not all(peaks):
+        before, after = first.report.peak_growth_bytes, second.report.peak_growth_bytes
+        if not before or not after:
             return f"stdout is equal under {names}."
-        saved = (peaks[0] or 0) - (peaks[1] or 0)
         return (
-            f"{second.backend} needed {format_bytes(abs(saved))} "
-            f"{'less' if saved >= 0 else 'more'} than {first.backend} at the peak, "
-            f"{(peaks[1] or 0) / (peaks[0] or 1):.2f} times as much; stdout is equal."
+            f"{second.backend} needed {format_bytes(abs(before - after))} "
+            f"{'less' if before >= after else 'more'} than {first.backend} at the "
+            f"peak, {after / before:.2f} times as much; stdout is equal."
         )
 
 
-def add_parser(subcommands: Any) -> None:
-    """Add the parser of ``run`` to those of the other subcommands."""
-    parser = add_subcommand(
-        subcommands,
+def add_parser(whole: Parser) -> None:
+    """Add the parser of ``run`` to the whole one."""
+    parser = whole.add_subcommand(
         "run",
         run,
         help="run a script with the backend, and say what it has cost",
         usage="%(prog)s [options] (SCRIPT | -m MODULE) [ARGUMENT ...]",
         description=_DESCRIPTION,
     )
-    add_choice(
-        parser,
-        "--backend",
-        ("mmap", "loky", "threading"),
-        "joblib's backend where the script names none",
-    )
+    text = "joblib's backend where the script names none"
+    parser.add_choice("--backend", ("mmap", "loky", "threading"), text)
     parser.add_argument(
         "--compare",
         action="store_true",
         help="run the script under loky and under mmap, without stdin, and compare",
     )
     text = "number of workers where the script gives none (default: joblib's, 1)"
-    add_numbers(parser, ("--n-jobs", 1, None, text))
+    parser.add_integer("--n-jobs", 1, None, text)
     for name, (values, text) in _BACKEND_OPTIONS.items():
-        add_choice(parser, f"--{name.replace('_', '-')}", values, text)
+        parser.add_choice(f"--{name.replace('_', '-')}", values, text)
     parser.add_argument(
         "-o",
         "--output",
@@ -303,30 +273,47 @@ def add_parser(subcommands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run a script, and return its exit code, or that of the comparison.
-
-    Raises
-    ------
-    SklMmapError
-        If there is no such script, its memory cannot be measured, or its report cannot
-        be written.
-    """
+    """Run a script, and return its exit code, or that of the comparison."""
     command = _read_command(arguments)
     _check_output(arguments.output)
     if arguments.compare:
         return _compare(command, arguments)
-    spec = _make_spec(command, arguments.backend, arguments)
-    result = run_script(spec, stdout=_STDERR if arguments.json else None)
-    script_run = ScriptRun.from_result(result)
+    stdout = _STDERR if arguments.json else None
+    script_run = _run_under(arguments.backend, command, arguments, stdout=stdout)
     report = script_run.report
     if arguments.json:
-        print(json.dumps(script_run.to_dict(), indent=2))
+        show_json(script_run.to_dict())
     else:
         print(report, file=sys.stderr)
-    _write(arguments.output, report.title, report._repr_html_(), report.to_json())
-    for hint in script_run.hints:
-        print(f"skl-mmap run: {hint}", file=sys.stderr)
+    if arguments.output is not None:
+        html, fields = report._repr_html_(), json.loads(report.to_json())
+        _write(arguments.output, report.title, html, fields)
+    if script_run.hint:
+        print(f"skl-mmap run: {script_run.hint}", file=sys.stderr)
     return script_run.exit_code
+
+
+def _run_under(
+    backend: str, command: tuple[str, ...], arguments: argparse.Namespace, **files: Any
+) -> ScriptRun:
+    """Run a script with a backend as joblib's default."""
+    parameters = {
+        name: getattr(arguments, name)
+        for name, (values, _) in _BACKEND_OPTIONS.items()
+        if backend == "mmap" and getattr(arguments, name) != values[0]
+    }
+    defaults = {
+        "backend": backend,
+        "n_jobs": arguments.n_jobs,
+        "parameters": parameters,
+    }
+    return_code, measurement = run_script(command, defaults, **files)
+    text = shlex.join(command)
+    report = measurement.report(f"{text} with the backend {backend}")
+    if backend != "mmap":
+        note = f"{backend} does not say what its tasks have cost"
+        report = replace(report, notes=(*report.notes, note))
+    return ScriptRun(text, backend, return_code, report)
 
 
 def _compare(command: tuple[str, ...], arguments: argparse.Namespace) -> int:
@@ -336,56 +323,39 @@ def _compare(command: tuple[str, ...], arguments: argparse.Namespace) -> int:
         outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in _COMPARED]
         for backend, output in zip(_COMPARED, outputs, strict=True):
             print(f"skl-mmap run: under {backend}", file=sys.stderr)
-            spec = _make_spec(command, backend, arguments)
-            result = run_script(spec, stdin=subprocess.DEVNULL, stdout=output)
-            _copy_to_stderr(output)
-            runs.append(ScriptRun.from_result(result))
+            files = {"stdin": subprocess.DEVNULL, "stdout": output}
+            runs.append(_run_under(backend, command, arguments, **files))
+            output.seek(0)
+            with open(_STDERR, "wb", closefd=False) as stderr:
+                shutil.copyfileobj(output, stderr)
             if runs[-1].exit_code == ExitCode.INTERRUPTED:
                 raise KeyboardInterrupt
-        comparison = Comparison(runs, find_difference(*outputs))
-    text = json.dumps(comparison.to_dict(), indent=2)
+        comparison = Comparison((runs[0], runs[1]), find_difference(*outputs))
     if arguments.json:
-        print(text)
+        show_json(comparison.to_dict())
     else:
         show(comparison.to_rows(), *comparison.to_texts())
-    _write(arguments.output, runs[0].command, comparison.to_html(), text)
+    if arguments.output is not None:
+        fields = comparison.to_dict()
+        _write(arguments.output, runs[0].command, comparison.to_html(), fields)
     return comparison.exit_code
-
-
-def _copy_to_stderr(output: IO[bytes]) -> None:
-    output.seek(0)
-    with open(_STDERR, "wb", closefd=False) as stderr:
-        shutil.copyfileobj(output, stderr)
-
-
-def _make_spec(
-    command: tuple[str, ...], backend: str, arguments: argparse.Namespace
-) -> ScriptSpec:
-    parameters = {
-        name: getattr(arguments, name)
-        for name, (values, _) in _BACKEND_OPTIONS.items()
-        if backend == "mmap" and getattr(arguments, name) != values[0]
-    }
-    return ScriptSpec(command, backend, arguments.n_jobs, parameters)
 
 
 def _read_command(arguments: argparse.Namespace) -> tuple[str, ...]:
     """Return what follows ``python``, once it is clear that it can be run."""
     if arguments.module is not None:
         if not arguments.module:
-            raise CommandError(
-                "-m was given without a module. Pass its name: -m package.module.",
-                ExitCode.USAGE,
+            raise UsageError(
+                "-m was given without a module. Pass its name: -m package.module."
             )
         return ("-m", *arguments.module)
     command = tuple(arguments.command)
     if command[:1] == ("--",):
         command = command[1:]
     if not command:
-        raise CommandError(
+        raise UsageError(
             "there is nothing to run. Pass the path of a script, or -m and the name "
-            "of a module.",
-            ExitCode.USAGE,
+            "of a module."
         )
     _check_script(command[0])
     return command
@@ -395,26 +365,24 @@ def _check_script(name: str) -> None:
     """Refuse a script that Python could not even begin with."""
     path = Path(name)
     if not path.exists():
-        raise CommandError(
+        raise UsageError(
             f"there is no script {name!r}. Options of skl-mmap go before the script, "
-            "those of the script behind it; a module is run with -m.",
-            ExitCode.USAGE,
+            "those of the script behind it; a module is run with -m."
         )
     if path.suffix != ".py" or not path.is_file():
         return  # a folder or an archive with a __main__.py
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise cannot_be_read(name, error) from error
+        raise refuse_unreadable(name, error) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python will give them when it runs it
             compile(source, name, "exec", dont_inherit=True)
     except (SyntaxError, ValueError) as error:
         text = "".join(traceback.format_exception_only(error)).rstrip()
-        raise CommandError(
-            f"{name} is no valid Python, so nothing was run.\n{text}",
-            ExitCode.CHECK_FAILED,
+        raise CheckFailedError(
+            f"{name} is no valid Python, so nothing was run.\n{text}"
         ) from error
 
 
@@ -423,26 +391,22 @@ def _check_output(path: str | None) -> None:
     if path is None:
         return
     if Path(path).suffix not in _SUFFIXES:
-        raise CommandError(
+        raise UsageError(
             f"{path!r} does not say in which format to write the report. "
-            f"Pass a name that ends with {' or '.join(_SUFFIXES)}.",
-            ExitCode.USAGE,
+            f"Pass a name that ends with {' or '.join(_SUFFIXES)}."
         )
     folder = Path(path).absolute().parent
     if not folder.is_dir():
-        raise CommandError(
+        raise UsageError(
             f"{path!r} cannot be written, since there is no folder {str(folder)!r}. "
-            "Make it first.",
-            ExitCode.USAGE,
+            "Make it first."
         )
 
 
-def _write(path: str | None, title: str, html: str, json_text: str) -> None:
-    """Write a report to a file, if one was asked for; its suffix is the format."""
-    if path is None:
-        return
+def _write(path: str, title: str, html: str, fields: dict[str, Any]) -> None:
+    """Write a report to a file, as a page or as JSON: its suffix says which."""
     if Path(path).suffix == ".json":
-        text = json.dumps(json.loads(json_text), indent=2) + "\n"
+        text = json.dumps(fields, indent=2) + "\n"
     else:
         text = _PAGE.format(title=escape(title), body=html)
     try:

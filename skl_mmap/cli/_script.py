@@ -26,8 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,76 +48,31 @@ _ROUND_SECONDS = 0.1
 _PACKAGE_ROOT = str(Path(__file__).parents[2])
 
 
-@dataclass(frozen=True, slots=True)
-class ScriptSpec:
-    """What to run, and with what as joblib's defaults.
-
-    Attributes
-    ----------
-    command : tuple of str
-        What follows ``python``: a path or ``-m`` and a module, and arguments.
-    backend : {"mmap", "loky", "threading"}
-        joblib's backend where the script names none.
-    n_jobs : int or None
-        Number of workers where the script gives none; None leaves joblib's.
-    parameters : dict
-        Parameters of the backend "mmap" where the script gives none.
-    """
-
-    command: tuple[str, ...]
-    backend: str = "mmap"
-    n_jobs: int | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ScriptResult:
-    """How a script has ended, and what it has cost.
-
-    Attributes
-    ----------
-    spec : ScriptSpec
-        What was run.
-    return_code : int
-        Its exit code; minus the number of the signal if one has ended it.
-    measurement : Measurement
-        From before the start of its interpreter.
-    """
-
-    spec: ScriptSpec
-    return_code: int
-    measurement: Measurement[MemoryReport]
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code as a shell gives it: 128 and the number of a signal."""
-        return self.return_code if self.return_code >= 0 else 128 - self.return_code
-
-    @property
-    def signal_name(self) -> str | None:
-        """Name of the signal that has ended the script, None if none has."""
-        return None if self.return_code >= 0 else signal.Signals(-self.return_code).name
-
-
 def run_script(
-    spec: ScriptSpec,
+    command: Sequence[str],
+    defaults: Mapping[str, Any],
     *,
     stdin: int | IO[bytes] | None = None,
     stdout: int | IO[bytes] | None = None,
-) -> ScriptResult:
+) -> tuple[int, Measurement[MemoryReport]]:
     """Run a script in a fresh interpreter, and measure it.
 
     Parameters
     ----------
-    spec : ScriptSpec
-        What to run.
+    command : sequence of str
+        What follows ``python``: a path or ``-m`` and a module, and arguments.
+    defaults : mapping
+        What holds where the script says nothing: ``backend``, ``n_jobs`` (None leaves
+        joblib's), and ``parameters`` of the backend "mmap".
     stdin, stdout : int or file, default=None
         As in `subprocess.Popen`; those of this process if None.
 
     Returns
     -------
-    ScriptResult
-        Also if the script has failed or was killed.
+    return_code : int
+        Its exit code; minus the number of the signal if one has ended it.
+    measurement : Measurement
+        From before the start of its interpreter, also if it has failed or was killed.
 
     Raises
     ------
@@ -129,9 +83,9 @@ def run_script(
     with open(handle, "rb") as records:
         try:
             with measure() as measurement, adopting_orphans() as end_orphans:
-                variables = _make_environment(spec, path)
+                variables = _make_environment(defaults, path)
                 process = subprocess.Popen(
-                    [sys.executable, *interpreter_flags(), *spec.command],
+                    [sys.executable, *interpreter_flags(), *command],
                     stdin=stdin,
                     stdout=stdout,
                     env={**os.environ, **variables},
@@ -145,16 +99,17 @@ def run_script(
             # Where the script has not done so itself.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-        _take_records(measurement, records)
-    return ScriptResult(spec, return_code, measurement)
+        # A script that was killed may not have finished the last one.
+        with contextlib.suppress(EOFError, pickle.UnpicklingError):
+            while True:
+                measurement.take(pickle.load(records))
+    return return_code, measurement
 
 
-def _make_environment(spec: ScriptSpec, path: str) -> dict[str, str]:
+def _make_environment(defaults: Mapping[str, Any], path: str) -> dict[str, str]:
     before = os.environ.get("PYTHONPATH")
     settings = {
-        "backend": spec.backend,
-        "n_jobs": spec.n_jobs,
-        "parameters": spec.parameters,
+        **defaults,
         "parent_pid": os.getpid(),
         "path": path,
         "python_path": before,
@@ -191,7 +146,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 
 
 def _is_in_foreground() -> bool:
-    """Whether Ctrl-C in a terminal reaches this process, and with it the script."""
+    """Say if Ctrl-C in a terminal reaches this process, and with it the script."""
     if os.name != "posix":
         return True
     try:
@@ -206,25 +161,12 @@ def _is_in_foreground() -> bool:
         os.close(terminal)
 
 
-def _take_records(measurement: Measurement[MemoryReport], file: IO[bytes]) -> None:
-    """Add what the script's workers have said to the measurement."""
-    # A script that was killed may not have finished the last one.
-    with contextlib.suppress(EOFError, pickle.UnpicklingError):
-        while True:
-            measurement.take(pickle.load(file))
-
-
 @contextlib.contextmanager
 def adopting_orphans() -> Iterator[Callable[[], None]]:
     """Become the parent of all processes that lose theirs while a block runs.
 
     When the block ends, what will end by itself is waited for. If it ends with an
-    exception, everything that it has started is ended.
-
-    Yields
-    ------
-    callable
-        Ends everything that the block has started.
+    exception, everything that it has started is ended. What is yielded does the same.
     """
     before = {child.pid for child in psutil.Process().children()}
 
@@ -277,7 +219,7 @@ def _wait_until_none(
 
 
 def _is_ending(process: psutil.Process) -> bool:
-    """Whether a process has ended, or will when all others have: a resource tracker.
+    """Say if a process has ended, or will when all others have: a resource tracker.
 
     Trackers remove what is left of others, so that they should not be killed.
     """

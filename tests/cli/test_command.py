@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from skl_mmap.cli._command import Size, choices, integer, size
+from skl_mmap.cli._command import Size, choices, number, size
 
 
 def test_a_plain_number_is_a_number_of_rows() -> None:
@@ -28,9 +28,9 @@ def test_what_is_no_size_is_refused_with_both_forms(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["1", "0", "two", "2.0"])
 def test_integers_below_the_bound_are_refused(text: str) -> None:
-    assert integer(at_least=2)("2") == 2
+    assert number(int, at_least=2)("2") == 2
     with pytest.raises(argparse.ArgumentTypeError, match="at least 2"):
-        integer(at_least=2)(text)
+        number(int, at_least=2)(text)
 
 
 def test_choices_keep_their_order() -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from skl_mmap.cli._console import Progress, show
+from skl_mmap.cli._console import show, showing_progress
 
 LINES = ["[1/3] loading", "[2/3] cross-validating"]
 ROWS = [
@@ -35,9 +35,9 @@ def use_terminal(monkeypatch: pytest.MonkeyPatch, *, n_columns: int) -> Terminal
 
 
 def show_two_of_three_steps() -> None:
-    with Progress(3) as progress:
-        progress.step("loading")
-        progress.step("cross-validating")
+    with showing_progress(3) as begin_step:
+        begin_step("loading")
+        begin_step("cross-validating")
 
 
 def test_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:

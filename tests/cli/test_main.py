@@ -7,7 +7,7 @@ import pytest
 
 import skl_mmap
 from skl_mmap.cli import _demo, main
-from skl_mmap.cli._command import CommandError, ExitCode
+from skl_mmap.cli._command import CheckFailedError, CommandError
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,7 +34,7 @@ def test_the_package_runs_as_a_module() -> None:
     ("error", "exit_code", "text"),
     [
         (CommandError("no room"), 3, "skl-mmap demo: error: no room\n"),
-        (CommandError("differs", ExitCode.CHECK_FAILED), 1, "error: differs\n"),
+        (CheckFailedError("differs"), 1, "error: differs\n"),
         (KeyboardInterrupt(), 130, "skl-mmap demo: interrupted\n"),
     ],
 )
