@@ -5,6 +5,7 @@ Tasks are looked at in this process, before they are sent, while somebody measur
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import weakref
@@ -47,26 +48,39 @@ class CallWatch:
         self._threads = threads
         self._owner = owner
         self._folds = _Folds()
+        self._is_classifier = self._can_reorder = False
         self._conversions: dict[str, str] = {}
 
     def see(self, batch: Any) -> None:
         """Look at a batch: joblib's ``BatchedCalls``; anything else tells nothing."""
         for item in tasks_of(batch) or ():
-            function, args, kwargs = item
-            try:
-                signature = inspect.signature(inspect.unwrap(function))
-                arguments = signature.bind_partial(*args, **kwargs).arguments
-            except (TypeError, ValueError):  # no signature, or another one
-                continue
-            train, test = arguments.get("train"), arguments.get("test")
-            shape = getattr(arguments.get("X"), "shape", None)
-            if train is not None and test is not None and shape:
-                self._folds.see(train, test, int(shape[0]))
-            name = label_task(item).partition(", ")[0]
-            if name and name not in self._conversions and self._is_convertible():
-                self._conversions[name] = find_saved_conversion(
-                    item, self._options.min_bytes or 0
-                )
+            # Arguments are of any class, and what asking them for an attribute does is
+            # up to them. No call fails because somebody measures it.
+            with contextlib.suppress(Exception):
+                self._see_item(item)
+
+    def _see_item(self, item: Any) -> None:
+        function, args, kwargs = item
+        signature = inspect.signature(inspect.unwrap(function))
+        arguments = signature.bind_partial(*args, **kwargs).arguments
+        train, test = arguments.get("train"), arguments.get("test")
+        shape = getattr(arguments.get("X"), "shape", None)
+        if train is not None or hasattr(arguments.get("cv"), "split"):
+            self._can_reorder = True
+        if train is not None and test is not None and shape:
+            self._folds.see(train, test, int(shape[0]))
+        name = label_task(item).partition(", ")[0]
+        if name and name not in self._conversions:
+            self._conversions[name] = ""
+            self._see_estimator(name, item, arguments.get("estimator"))
+
+    def _see_estimator(self, name: str, item: Any, estimator: Any) -> None:
+        from sklearn.base import is_classifier
+
+        self._is_classifier |= is_classifier(estimator)
+        if self._is_convertible():
+            min_bytes = self._options.min_bytes or 0
+            self._conversions[name] = find_saved_conversion(item, min_bytes)
 
     def _is_convertible(self) -> bool:
         return self._options.layouts == "given" and self._options.min_bytes is not None
@@ -90,7 +104,10 @@ class CallWatch:
             {k: v if isinstance(v, simple) else str(v) for k, v in options.items()},
             owner=self._owner,
             n_splits=self._folds.n_splits,
+            n_runs=self._folds.n_runs,
             is_partition=self._folds.is_partition,
+            is_classifier=self._is_classifier,
+            can_reorder=self._can_reorder,
             conversions={k: v for k, v in self._conversions.items() if v},
         )
 
@@ -103,7 +120,7 @@ class _Folds:
     """
 
     def __init__(self) -> None:
-        self.n_splits = 0
+        self.n_splits = self.n_runs = 0
         self.is_partition: bool | None = None
         # Searches send the same sets, as arrays or as runs, for each candidate.
         self._known: dict[int, weakref.ref[Any]] = {}
@@ -123,6 +140,7 @@ class _Folds:
                 return
             self._hashes.add(key)
             self.n_splits += 1
+            self.n_runs = max(self.n_runs, _count_runs(train))
             if self.is_partition is not False:
                 self.is_partition = self._is_part(_as_mask(train, n_rows), tested)
         except (IndexError, TypeError, ValueError):
@@ -149,3 +167,11 @@ def _as_mask(rows: Any, n_rows: int) -> npt.NDArray[np.bool_]:
     if np.count_nonzero(mask) != len(rows):
         raise ValueError("a row is there twice")
     return mask
+
+
+def _count_runs(rows: Any) -> int:
+    if hasattr(rows, "runs"):
+        return len(rows.runs)
+    rows = np.asarray(rows)
+    rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+    return int(np.count_nonzero(np.diff(rows) != 1)) + 1

@@ -110,9 +110,15 @@ class CallRecord:
         has, with ``parallel_config`` for example.
     n_splits : int
         Test sets that the tasks had; 0 if they do not say.
+    n_runs : int
+        The most runs of consecutive rows that a train set consisted of.
     is_partition : bool or None
         Whether no row was tested twice and each train set was all other rows, so that
         `skl_mmap.arrange` can be used; None if the tasks do not say.
+    is_classifier : bool
+        Whether a classifier was fitted.
+    can_reorder : bool
+        Whether tasks had train sets or splitters, which ``row_order="any"`` is about.
     conversions : mapping of str to str
         By the estimator of a task's label: the layout to which it converts X, if
         ``layouts="auto"`` is known to save that.
@@ -123,7 +129,10 @@ class CallRecord:
     options: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     owner: str = field(default="", kw_only=True)
     n_splits: int = field(default=0, kw_only=True)
+    n_runs: int = field(default=0, kw_only=True)
     is_partition: bool | None = field(default=None, kw_only=True)
+    is_classifier: bool = field(default=False, kw_only=True)
+    can_reorder: bool = field(default=False, kw_only=True)
     conversions: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
 

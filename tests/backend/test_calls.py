@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed, parallel_config
 from sklearn.base import clone
-from sklearn.linear_model import Lasso, Ridge
+from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 from sklearn.model_selection import (
     GridSearchCV,
     KFold,
@@ -48,9 +48,8 @@ def test_options_are_those_that_are_no_defaults() -> None:
     with skl_mmap.measure() as report, parallel_config("mmap", n_jobs=-1):
         if skl_mmap.backend.MmapBackend().effective_n_jobs(-1) > 1:
             cross_validate(Ridge(), X, y, cv=2)
-            assert report.calls == [
-                CallRecord("mmap", -1, n_splits=2, is_partition=True)
-            ]
+            [call] = report.calls
+            assert (call.n_jobs, call.options) == (-1, {})
 
 
 @pytest.mark.parametrize(
@@ -72,6 +71,17 @@ def test_folds_that_can_be_arranged(cv: Any, n_splits: int, is_partition: bool) 
     else:
         with pytest.raises(skl_mmap.exceptions.InvalidParameterError):
             skl_mmap.arrange(X, y, cv=cv)
+
+
+def test_rows_in_runs_and_classifiers_are_told() -> None:
+    call = watch(Ridge(), KFold(3))
+    assert (call.n_runs, call.is_classifier, call.can_reorder) == (2, False, True)
+    target = np.arange(len(X)) % 2
+    with skl_mmap.measure() as report, use_mmap():
+        cross_validate(LogisticRegression(), X, target, cv=KFold(3, shuffle=True))
+    [call] = report.calls
+    assert call.n_runs > 500
+    assert call.is_classifier
 
 
 def test_each_split_of_a_search_counts_once() -> None:
@@ -117,7 +127,7 @@ def test_tasks_of_others_tell_nothing_about_folds() -> None:
         Parallel()(delayed(total)(X) for _ in range(3))
         Parallel()(delayed(total)(X) for _ in range(3))
     [call] = report.calls
-    assert (call.n_splits, call.is_partition, call.conversions) == (0, None, {})
+    assert (call.n_splits, call.is_partition, call.can_reorder) == (0, None, False)
 
 
 def test_nothing_is_told_while_nobody_measures() -> None:
