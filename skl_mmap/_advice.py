@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["backend_line"]
+from collections.abc import Mapping
+
+__all__ = ["backend_line", "parameters_of"]
 
 # Without n_jobs, joblib runs one task at a time: the advice would have no workers.
 _N_JOBS = 4
@@ -31,8 +33,12 @@ def backend_line(n_jobs: int | None = None, **options: object) -> str:
     'parallel_config("mmap", n_jobs=4, layouts="auto", adopt=True)'
     """
     parameters = {"n_jobs": _N_JOBS if n_jobs is None else n_jobs, **options}
-    words = [f"{name}={_quote(value)}" for name, value in parameters.items()]
-    return f'parallel_config("mmap", {", ".join(words)})'
+    return f'parallel_config("mmap", {parameters_of(parameters)})'
+
+
+def parameters_of(options: Mapping[str, object]) -> str:
+    """Write options as they stand in a call: ``row_order="any", adopt=True``."""
+    return ", ".join(f"{name}={_quote(value)}" for name, value in options.items())
 
 
 def _quote(value: object) -> str:

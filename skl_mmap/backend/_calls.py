@@ -48,7 +48,7 @@ class CallWatch:
         self._threads = threads
         self._owner = owner
         self._folds = _Folds()
-        self._is_classifier = self._can_reorder = False
+        self._has_target = self._is_classifier = self._can_reorder = False
         self._conversions: dict[str, str] = {}
 
     def see(self, batch: Any) -> None:
@@ -65,6 +65,8 @@ class CallWatch:
         arguments = signature.bind_partial(*args, **kwargs).arguments
         train, test = arguments.get("train"), arguments.get("test")
         shape = getattr(arguments.get("X"), "shape", None)
+        if arguments.get("y") is not None:
+            self._has_target = True
         if train is not None or hasattr(arguments.get("cv"), "split"):
             self._can_reorder = True
         if train is not None and test is not None and shape:
@@ -106,6 +108,7 @@ class CallWatch:
             n_splits=self._folds.n_splits,
             n_runs=self._folds.n_runs,
             is_partition=self._folds.is_partition,
+            has_target=self._has_target,
             is_classifier=self._is_classifier,
             can_reorder=self._can_reorder,
             conversions={k: v for k, v in self._conversions.items() if v},

@@ -78,11 +78,11 @@ def act_on(report: MemoryReport, check: str) -> None:
     Raises
     ------
     CopyError
-        If ``check="error"``, and the report has complaints.
+        If ``check="error"``, and the report has large copies.
     """
-    if check not in ("warn", "error") or not report.complaints:
+    if check not in ("warn", "error") or not report.large_copies:
         return
-    text = f"{report.title}: {' '.join(report.complaints)}"
+    text = f"{report.title}: {' '.join(report.large_copies)}"
     if check == "error":
         raise CopyError(f"{text} With check='report', this would be no error.")
     warnings.warn(text, CopyWarning, stacklevel=_find_user_frame())

@@ -17,6 +17,7 @@ from skl_mmap.memory._handles import (
 )
 from skl_mmap.memory._mapping import Settings, live_mappings
 from skl_mmap.memory._placement import Placement
+from skl_mmap.memory._reasons import Cause, Reason, Remedy
 from skl_mmap.memory._result_buffer import ResultBuffer, ResultSlot, WrittenArray
 from skl_mmap.memory._row_selection import join_rows
 from skl_mmap.memory._runs import Runs, expand_runs, find_runs, index_of_runs
@@ -29,10 +30,13 @@ from skl_mmap.memory._user_files import writable_memmap_of
 
 __all__ = [
     "ArrayHandle",
+    "Cause",
     "Conversion",
     "IndexHandle",
     "LossyConversionError",
     "Placement",
+    "Reason",
+    "Remedy",
     "ResultBuffer",
     "ResultSlot",
     "Runs",

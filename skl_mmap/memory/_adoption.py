@@ -32,7 +32,7 @@ from skl_mmap.memory._mapping import Mapping, Piece, Settings
 from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._segment import Segment, new_segment
 
-__all__ = ["adopt"]
+__all__ = ["adopt", "find_refusal"]
 
 _HEADER_BYTES = 16  # previous size and size of a chunk, on 64-bit systems
 _IS_MMAPPED = 2
@@ -95,7 +95,7 @@ def adopt(
     O(n) in bytes, at about the speed of a copy. At most 4 MiB more than the array
     itself is in use at any moment.
     """
-    refusal = _find_refusal(array)
+    refusal = find_refusal(array)
     if refusal is not None:
         return refusal
     address = array.__array_interface__["data"][0]
@@ -137,7 +137,7 @@ def _parts(begin: int, end: int) -> Iterator[tuple[int, int]]:
         begin = stop
 
 
-def _find_refusal(array: npt.NDArray[Any]) -> str | None:
+def find_refusal(array: npt.NDArray[Any]) -> str | None:
     """Say why an array's memory cannot be replaced safely; None if it can."""
     if not proc.can_remap() or sys.maxsize < 1 << 32:
         return "this system cannot map pages of a file over it"

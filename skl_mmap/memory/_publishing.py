@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any
+
+import numpy.typing as npt
 
 from skl_mmap._linux.proc import descriptor_path
+from skl_mmap.memory._adoption import find_refusal
 from skl_mmap.memory._handles import ArrayHandle
 from skl_mmap.memory._segment import Segment
 from skl_mmap.monitor._records import SegmentRecord, is_measuring, publish
@@ -15,7 +19,12 @@ _MEMFD_PREFIX = "/memfd:"
 _DELETED = " (deleted)"
 
 
-def publish_shared(shared: tuple[ArrayHandle, Segment], *, is_copy: bool) -> None:
+def publish_shared(
+    shared: tuple[ArrayHandle, Segment],
+    *,
+    is_copy: bool,
+    source: npt.NDArray[Any] | None = None,
+) -> None:
     """Tell whoever measures of a shared array.
 
     Parameters
@@ -24,6 +33,8 @@ def publish_shared(shared: tuple[ArrayHandle, Segment], *, is_copy: bool) -> Non
         What tasks are given.
     is_copy : bool
         Whether the segment was made just now.
+    source : ndarray, optional
+        The array that it is a copy of, as it is.
 
     Notes
     -----
@@ -45,6 +56,9 @@ def publish_shared(shared: tuple[ArrayHandle, Segment], *, is_copy: bool) -> Non
         is_copy,
         path,
         segment.identity,
+        is_adoptable=(
+            place == "memory" and source is not None and find_refusal(source) is None
+        ),
     )
     publish(record)
 

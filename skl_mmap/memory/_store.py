@@ -211,7 +211,8 @@ class Store:
         if segment is None:
             return None
         shared = self._handle(array, segment, conversion), segment
-        publish_shared(shared, is_copy=is_copy)
+        source = _owner_of(array) if is_copy and as_it_is else None
+        publish_shared(shared, is_copy=is_copy, source=source)
         return shared
 
     def identity(self, n_rows: int) -> tuple[ArrayHandle, Segment] | None:

@@ -83,6 +83,9 @@ class SegmentRecord:
         Of the user's file.
     inode : tuple of (int, int)
         Device and number: what the segment is, whatever array it was met through.
+    is_adoptable : bool
+        Whether it is a copy, in memory, of an array that could have been shared in
+        place.
     """
 
     description: str
@@ -91,6 +94,7 @@ class SegmentRecord:
     is_copy: bool = True
     path: str = ""
     inode: tuple[int, int] = (0, 0)
+    is_adoptable: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,8 @@ class CallRecord:
     is_partition : bool or None
         Whether no row was tested twice and each train set was all other rows, so that
         `skl_mmap.arrange` can be used; None if the tasks do not say.
+    has_target : bool
+        Whether there was a y.
     is_classifier : bool
         Whether a classifier was fitted.
     can_reorder : bool
@@ -131,6 +137,7 @@ class CallRecord:
     n_splits: int = field(default=0, kw_only=True)
     n_runs: int = field(default=0, kw_only=True)
     is_partition: bool | None = field(default=None, kw_only=True)
+    has_target: bool = field(default=False, kw_only=True)
     is_classifier: bool = field(default=False, kw_only=True)
     can_reorder: bool = field(default=False, kw_only=True)
     conversions: Mapping[str, str] = field(default_factory=dict, kw_only=True)

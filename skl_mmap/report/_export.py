@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from skl_mmap.exceptions import FileFormatError, InvalidParameterError
 from skl_mmap.monitor import MeasuredBlock
+from skl_mmap.report._findings import explain
 
 if TYPE_CHECKING:
     from skl_mmap.report._memory_report import MemoryReport
-
-__all__ = ["SCHEMA", "make_frame", "read_json", "write_json"]
 
 SCHEMA = 1
 _KIND = "skl_mmap memory report"
@@ -94,13 +93,7 @@ def _check_version(content: Any, name: str) -> None:
 
 
 def _build(kind: Any, content: Any) -> Any:
-    """Make a value of a type of what JSON has kept of it.
-
-    Raises
-    ------
-    TypeError, KeyError, AttributeError, ValueError
-        If it is of another type, or incomplete.
-    """
+    """Make a value of a type of what JSON has kept of it, or raise an error."""
     origin, parts = typing.get_origin(kind) or kind, typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
         return _build_one_of(parts, content)
@@ -169,13 +162,17 @@ def _list_tasks(report: MemoryReport) -> _Rows:
     rows = []
     for task in report.tasks:
         row = {name: getattr(task, name) for name in _TASK_COLUMNS[:-1]}
-        rows.append({**row, "reason": next(iter(task.copy_reasons), "")})
+        rows.append({**row, "reason": _main_reason(task.copy_reasons)})
     return rows
+
+
+def _main_reason(copy_reasons: Mapping[str, int]) -> str:
+    return explain(next(iter(copy_reasons), ""))
 
 
 def _list_records(report: MemoryReport) -> _Rows:
     return [
-        {**dataclasses.asdict(record), "reason": next(iter(record.copy_reasons), "")}
+        {**dataclasses.asdict(record), "reason": _main_reason(record.copy_reasons)}
         for record in report.records
     ]
 

@@ -1,7 +1,7 @@
 """What a job has cost: the value, what follows from it, and how it is measured.
 
 How it is shown is in `_words` and `_picture`, files and tables are in `_export`, and
-what helps is in `_advice`.
+what helps is in `_findings`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from skl_mmap.monitor import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from skl_mmap.report._suggestions import Suggestion
-
-__all__ = ["Holder", "MemoryReport", "TaskCost", "measure"]
+    from skl_mmap.report._findings import Suggestion
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,7 +351,7 @@ class MemoryReport(MeasuredBlock):
         return sorted(changes)
 
     @property
-    def complaints(self) -> tuple[str, ...]:
+    def large_copies(self) -> tuple[str, ...]:
         """Who has copied so much of X that it matters, why, and what helps.
 
         A task that had to copy more than a twentieth of its folds, or whose estimator
@@ -361,14 +359,19 @@ class MemoryReport(MeasuredBlock):
         of folds, less than 8 MiB of private memory, and inputs of unknown size are not
         looked at.
         """
-        from skl_mmap.report._complaints import list_complaints
+        from skl_mmap.report._findings import list_large_copies
 
-        return list_complaints(self.tasks, self.unit_bytes)
+        return list_large_copies(self)
+
+    @property
+    def complaints(self) -> tuple[str, ...]:
+        """The older name of `large_copies`."""
+        return self.large_copies
 
     @property
     def suggestions(self) -> tuple[Suggestion, ...]:
-        """What would need less memory, each with a line of code."""
-        from skl_mmap.report._suggestions import list_suggestions
+        """What would need less memory, each with a line of code to paste."""
+        from skl_mmap.report._findings import list_suggestions
 
         return list_suggestions(self)
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from skl_mmap.report._memory_report import MemoryReport
 
-__all__ = ["Chart", "color_of", "draw_svg", "find_ticks", "make_chart", "plot"]
-
 # From the lowest layer to the highest.
 _ORDER = ("shared memory", "this process", "worker", "other process")
 _SHARED, _PARENT, _WORKER, _OTHER = _ORDER
@@ -50,15 +48,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The memory of one process, or all shared memory, over time.
-
-    Attributes
-    ----------
-    role, label : str
-        What it has to do with the job, and what to call it.
-    n_bytes : tuple of int
-        Its memory at each moment of the chart.
-    """
+    """The memory of one process, or all shared memory, at each moment of a chart."""
 
     role: str
     label: str
@@ -110,13 +100,7 @@ class Chart:
 
 
 def make_chart(report: MemoryReport) -> Chart:
-    """Work out what is drawn of a report.
-
-    Raises
-    ------
-    MeasurementError
-        If nothing was measured over time.
-    """
+    """Work out what is drawn; MeasurementError if nothing was measured over time."""
     if not report.timeline or not report.processes:
         raise MeasurementError(
             "This report has no readings over time, so there is nothing to draw: the "
@@ -198,15 +182,7 @@ def color_of(chart: Chart, position: int) -> str:
 
 
 def find_ticks(largest: float, *, base: int) -> list[float]:
-    """Return some round numbers from 0 to just below `largest`.
-
-    Parameters
-    ----------
-    largest : float
-        End of the axis.
-    base : {10, 2}
-        Which numbers are round: those of people, or of bytes.
-    """
+    """Return some numbers from 0 to just below `largest`, round in base 10 or 2."""
     if largest <= 0:
         return [0.0]
     steps = (1, 2, 5) if base == 10 else (1, 2, 4, 8)
@@ -222,17 +198,7 @@ def find_ticks(largest: float, *, base: int) -> list[float]:
 def draw_svg(
     chart: Chart, *, baseline_bytes: int | None, copying_bytes: int | None
 ) -> str:
-    """Draw a chart.
-
-    Parameters
-    ----------
-    chart : Chart
-        What to draw.
-    baseline_bytes : int or None
-        Marked by a line: what there was before.
-    copying_bytes : int or None
-        Marked by a line: what copying would have needed.
-    """
+    """Draw a chart as SVG, with lines at what there was and what copies would need."""
     end = max(chart.seconds[-1], *(bar.end_seconds for bar in chart.bars), 1e-3)
     top = 1.05 * max(*chart.totals, copying_bytes or 0, 1)
     rows_height = min(chart.n_rows * _ROW_HEIGHT, _MAX_ROW_SPACE)

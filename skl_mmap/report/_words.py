@@ -13,14 +13,12 @@ from skl_mmap._tables import (
     html_table,
 )
 from skl_mmap._units import format_bytes
-from skl_mmap.report._complaints import format_share
+from skl_mmap.report._findings import explain, format_share
 from skl_mmap.report._picture import color_of, draw_svg, make_chart
 
 if TYPE_CHECKING:
     from skl_mmap.monitor import GroupReading, SamplingCost, SegmentRecord
     from skl_mmap.report._memory_report import MemoryReport, TaskCost
-
-__all__ = ["describe", "render"]
 
 _MAX_ROWS = 30
 _MAX_HTML_ROWS = 200
@@ -43,10 +41,10 @@ def describe(report: MemoryReport) -> str:
     lines += _describe_segments(report.segments)
     lines += _describe_tasks(report.tasks)
     lines += [
-        _row("copied", f"{format_bytes(n_bytes)} of folds: {reason}")
-        for reason, n_bytes in report.copy_reasons.items()
+        _row("copied", f"{format_bytes(n_bytes)} of folds: {explain(key)}")
+        for key, n_bytes in report.copy_reasons.items()
     ]
-    lines += [_row("copies", complaint) for complaint in report.complaints]
+    lines += [_row("copies", sentence) for sentence in report.large_copies]
     lines += [_row("try", str(suggestion)) for suggestion in report.suggestions]
     if report.group is not None:
         lines.append(_row("cgroup", _describe_group(report.group)))
@@ -185,7 +183,7 @@ def render(report: MemoryReport) -> str:
         _describe_whole(report),
         _render_facts(report),
         *_render_chart(report),
-        *(_paragraph(f"⚠ {complaint}") for complaint in report.complaints),
+        *(_paragraph(f"⚠ {sentence}") for sentence in report.large_copies),
         *(
             Markup(f"<p>→ <code>{escape(one.code)}</code> {escape(one.reason)}</p>")
             for one in report.suggestions
@@ -241,7 +239,7 @@ def _render_tasks(tasks: tuple[TaskCost, ...]) -> list[Markup]:
         return [_paragraph("No tasks that workers of mmap have run.")]
     head = ("task", "times", "mapped", "copied", "private", "seconds", "why copied")
     rows = [
-        (*_list_cells(task, "?"), "; ".join(task.copy_reasons))
+        (*_list_cells(task, "?"), "; ".join(map(explain, task.copy_reasons)))
         for task in tasks[:_MAX_HTML_ROWS]
     ]
     table = html_table(head, rows, align="<>>>>><")

@@ -57,10 +57,10 @@ def test_report_says_what_was_copied_and_nothing_else_happens() -> None:
     model = wrap(SHUFFLED, "report").fit(*make_matrix())
     report = model.report_
     assert report is not None
-    [complaint] = report.complaints
-    assert "Allocating copied" in complaint
-    assert "skl_mmap.arrange()" in complaint
-    assert complaint in str(report)
+    [sentence] = report.large_copies
+    assert "Allocating copied" in sentence
+    assert "X, y, cv = skl_mmap.arrange(X, y, cv=cv)" in sentence
+    assert sentence in str(report)
 
 
 def test_warning_points_at_the_line_of_the_user() -> None:
@@ -103,7 +103,7 @@ def test_nothing_is_said_where_nothing_was_copied(check: str) -> None:
         warnings.simplefilter("error", CopyWarning)
         model = wrap(KFold(2), check, row_order="any").fit(*make_matrix())
     assert model.report_ is not None
-    assert model.report_.complaints == ()
+    assert model.report_.large_copies == ()
 
 
 def test_off_does_not_look() -> None:
@@ -152,8 +152,8 @@ def test_private_memory_is_that_of_the_estimator() -> None:
         # sums of rows are an eighth of X.
         expected = 0.5 * 7 / 8 if label.startswith("large") else 1 / 8
         assert share == pytest.approx(expected, abs=0.15), label
-    [complaint] = report.complaints
-    assert complaint.startswith("large needed up to")
+    [sentence] = report.large_copies
+    assert sentence.startswith("large needed up to")
 
 
 def test_model_is_not_lost_when_the_process_that_reads_memory_dies(

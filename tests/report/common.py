@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from skl_mmap.memory import Reason
 from skl_mmap.monitor import (
     CallRecord,
     GroupReading,
@@ -17,7 +18,8 @@ from skl_mmap.monitor import (
 from skl_mmap.report import MemoryReport
 
 MIB = 1 << 20
-SCATTERED = "rows have no long runs"
+SCATTERED = Reason.SCATTERED.name
+SCATTERED_TEXT = Reason.SCATTERED.value
 PARENT, FIRST, SECOND, TRACKER = 10, 11, 12, 13
 
 
@@ -30,6 +32,12 @@ def make_record(label: str = "Ridge, fold 1 of 2", **given: Any) -> TaskRecord:
         copied_bytes=sum(reasons.values()),
         copy_reasons=reasons,
     )
+
+
+def make_call(**given: Any) -> CallRecord:
+    """A call of which nothing is known but that its folds can be arranged."""
+    defaults = {"n_splits": 5, "is_partition": True, "can_reorder": True}
+    return CallRecord("mmap", 3, **{**defaults, "has_target": True, **given})
 
 
 def make_report(*records: TaskRecord, **given: Any) -> MemoryReport:
@@ -103,12 +111,7 @@ def make_full_report(**given: Any) -> MemoryReport:
         "group": GroupReading("/sys/x", 2, 60 * MIB, 320 * MIB, None, 512 * MIB, 1, 0),
         "sampling": SamplingCost(0.01, 390, 0.0005, 0.2, 3 * MIB),
         "calls": (
-            CallRecord(
-                *("mmap", 2, {"row_order": "any"}),
-                n_splits=2,
-                is_partition=True,
-                conversions={"Lasso": "float64 F"},
-            ),
+            make_call(options={"store": "disk"}, conversions={"Lasso": "float32 C"}),
         ),
     }
     return MemoryReport(**{**defaults, **given})

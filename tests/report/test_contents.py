@@ -11,6 +11,7 @@ from joblib import Parallel, delayed, parallel_config
 
 import skl_mmap
 from skl_mmap.exceptions import MeasurementError
+from skl_mmap.memory import Reason
 from skl_mmap.monitor import Measurement, Reading, SegmentRecord
 from skl_mmap.monitor._measure import _thin_out
 from skl_mmap.report import MemoryReport
@@ -20,6 +21,8 @@ from .common import (
     MIB,
     PARENT,
     SCATTERED,
+    SCATTERED_TEXT,
+    make_call,
     make_full_report,
     make_reading,
     make_record,
@@ -83,52 +86,109 @@ class TestEstimate:
         assert make_full_report(**given).copying_growth_bytes is None
 
 
+OTHER_FOLDS = "KFold(5, shuffle=True, random_state=0)"
+
+
 class TestSuggestions:
+    """What is advised when; that each line does what it says is in test_advice."""
+
     @pytest.mark.parametrize(
-        ("reason", "code"),
+        ("reason", "call", "code"),
         [
-            (SCATTERED, "X, y, cv = skl_mmap.arrange(X, y, cv=cv)"),
-            ("X is not C-contiguous", 'X = skl_mmap.share(X, order="C")'),
+            ("SCATTERED", {}, "X, y, cv = skl_mmap.arrange(X, y, cv=cv)"),
             (
-                "not the pages of the file",
-                'parallel_config(backend="mmap", row_order="any")',
+                *("SCATTERED", {"is_classifier": True}),
+                "X, y, cv = skl_mmap.arrange(X, y, cv=cv, classifier=True)",
             ),
+            (
+                *("SCATTERED", {"has_target": False}),
+                "X, _, cv = skl_mmap.arrange(X, cv=cv)",
+            ),
+            (
+                *("SCATTERED", {"is_partition": False}),
+                f"X, y, cv = skl_mmap.arrange(X, y, cv={OTHER_FOLDS})",
+            ),
+            ("NOT_BY_ROW", {}, 'X = skl_mmap.share(X, order="C")'),
+            (
+                *("NOT_BY_ROW", {"n_runs": 500}),
+                "X, y, cv = skl_mmap.arrange(X, y, cv=cv)",
+            ),
+            (
+                *("SHORT_RUNS", {"n_runs": 500}),
+                "X, y, cv = skl_mmap.arrange(X, y, cv=cv)",
+            ),
+            ("SEAMS", {}, 'parallel_config("mmap", n_jobs=3, row_order="any")'),
+            (
+                *("SEAMS", {"options": {"min_bytes": 7}}),
+                'parallel_config("mmap", n_jobs=3, min_bytes=7, row_order="any")',
+            ),
+            ("SEAMS", {"owner": "Memmapped"}, 'model.set_params(row_order="any")'),
         ],
     )
-    def test_copied_folds(self, reason: str, code: str) -> None:
-        report = make_report(make_record(reasons={reason: 30 * MIB}))
+    def test_copied_folds(self, reason: str, call: dict[str, Any], code: str) -> None:
+        record = make_record(reasons={reason: 30 * MIB})
+        report = make_report(record, calls=(make_call(**call),))
         [suggestion] = report.suggestions
         assert suggestion.code == code
-        assert suggestion.reason == "maps folds of 30.0 MiB that were copied"
+        assert suggestion.reason.startswith("maps folds of 30.0 MiB that were copied")
         assert str(suggestion) == f"{code}  # {suggestion.reason}"
         compile(suggestion.code, "suggestion", "exec")
+        [sentence] = report.large_copies
+        assert sentence.endswith(f"{Reason[reason].value}. To avoid it: {code}.")
 
-    def test_nothing_for_seams_and_unknown_reasons(self) -> None:
-        assert make_report(make_record(reasons={SCATTERED: MIB})).suggestions == ()
-        assert make_report(make_record(reasons={"other": 30 * MIB})).suggestions == ()
+    @pytest.mark.parametrize(
+        ("reason", "call"),
+        [
+            ("SCATTERED", {"is_partition": None}),
+            ("SHORT_RUNS", {}),
+            ("SEAMS", {"options": {"row_order": "any"}}),
+            ("SEAMS", {"can_reorder": False}),
+            ("NO_MAPPINGS", {}),
+            ("from an older version", {}),
+        ],
+    )
+    def test_nothing_where_nothing_is_known_to_help(
+        self, reason: str, call: dict[str, Any]
+    ) -> None:
+        record = make_record(reasons={reason: 30 * MIB})
+        report = make_report(record, calls=(make_call(**call),))
+        assert report.suggestions == ()
+        assert "To avoid it" not in report.large_copies[0]
+
+    def test_nothing_for_seams_and_reports_without_calls(self) -> None:
+        calls = (make_call(),)
+        seams = make_record(reasons={SCATTERED: MIB})
+        assert make_report(seams, calls=calls).suggestions == ()
+        scattered = make_record(reasons={SCATTERED: 30 * MIB})
+        assert make_report(scattered).suggestions == ()
+        [suggestion] = make_report(make_record(reasons={"SEAMS": 30 * MIB})).suggestions
+        assert suggestion.code == 'parallel_config("mmap", n_jobs=4, row_order="any")'
 
     def test_large_arrays_may_be_adopted(self) -> None:
-        made = SegmentRecord("X", 100 * MIB, "memory")
-        [suggestion] = make_report(segments=(made,)).suggestions
-        assert suggestion.code == 'parallel_config(backend="mmap", adopt=True)'
+        made = SegmentRecord("X", 100 * MIB, "memory", is_adoptable=True)
+        calls = (make_call(),)
+        [suggestion] = make_report(segments=(made,), calls=calls).suggestions
+        assert suggestion.code == 'parallel_config("mmap", n_jobs=3, adopt=True)'
         assert "100.0 MiB" in suggestion.reason
-        for changes in (
-            {"n_bytes": 31 * MIB},
-            {"place": "disk"},
-            {"is_copy": False},
-        ):
+        for changes in ({"n_bytes": 31 * MIB}, {"is_adoptable": False}):
             other = dataclasses.replace(made, **changes)  # type: ignore[arg-type]
-            assert make_report(segments=(other,)).suggestions == ()
-        large = make_report(segments=(made,), peak_bytes=2000 * MIB)
+            assert make_report(segments=(other,), calls=calls).suggestions == ()
+        large = make_report(segments=(made,), peak_bytes=2000 * MIB, calls=calls)
         assert large.suggestions == ()
+        again = (make_call(options={"adopt": True}),)
+        assert make_report(segments=(made,), calls=again).suggestions == ()
 
     def test_estimators_that_copy_are_looked_at(self) -> None:
         record = make_record(peak_private_bytes=90 * MIB)
-        look, layouts = make_report(record).suggestions
-        assert look.code == "skl_mmap.check_copies(estimator, X, y)"
-        assert layouts.code == 'parallel_config(backend="mmap", layouts="auto")'
-        notes = ("SVC was given X as float64 C: because",)
-        assert make_report(record, notes=notes).suggestions == (look,)
+        [look] = make_report(record, calls=(make_call(),)).suggestions
+        assert look.code == "print(skl_mmap.check_copies(estimator, X, y))"
+        converts = {"Ridge": "float32 C"}
+        calls = (make_call(conversions=converts),)
+        _, layouts = make_report(record, calls=calls).suggestions
+        assert layouts.code == 'parallel_config("mmap", n_jobs=3, layouts="auto")'
+        assert "where Ridge converts X" in layouts.reason
+        calls = (make_call(conversions=converts, options={"layouts": "auto"}),)
+        assert make_report(record, calls=calls).suggestions == (look,)
 
 
 class TestUnit:
@@ -162,7 +222,7 @@ def test_text_of_a_full_report() -> None:
     assert lines[6].split() == [
         *("task", "times", "mapped", "copied", "private", "seconds"),
     ]
-    assert f"  copied    30.0 MiB of folds: {SCATTERED}" in lines
+    assert f"  copied    30.0 MiB of folds: {SCATTERED_TEXT}" in lines
     assert any(line.startswith("  try       X, y, cv = skl_mmap.arr") for line in lines)
     assert lines[-3:] == [
         (

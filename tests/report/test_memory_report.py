@@ -1,4 +1,4 @@
-"""The report of a fit: sums, complaints and words, from records that are known."""
+"""The report of a fit: sums, sentences and words, from records that are known."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skl_mmap.exceptions import MeasurementError
 from skl_mmap.monitor import Measurement
 from skl_mmap.report import MemoryReport, TaskCost, measure
 
-from .common import MIB, SCATTERED, make_record, make_report
+from .common import MIB, SCATTERED, SCATTERED_TEXT, make_record, make_report
 
 
 def test_records_of_one_name_are_one_task() -> None:
@@ -58,54 +58,44 @@ def test_private_memory_is_the_most_beside_copied_folds() -> None:
     assert TaskCost.from_records("a", dirty).dirtied_bytes == 7
 
 
-@pytest.mark.parametrize(
-    ("reason", "remedy"),
-    [
-        (SCATTERED, "skl_mmap.arrange()"),
-        ("X is not C-contiguous", "order='C'"),
-        ("not the pages of the file", "row_order='any'"),
-        ("something else", ""),
-    ],
-)
-def test_complaints_about_folds_say_what_helps(reason: str, remedy: str) -> None:
-    report = make_report(make_record(reasons={reason: 30 * MIB}))
-    [complaint] = report.complaints
-    assert complaint.startswith("Ridge copied 30.0 MiB of folds, up to 23% of one")
-    assert reason in complaint
-    assert ("To avoid it" in complaint) == bool(remedy)
-    assert remedy in complaint
+def test_sentences_about_folds_say_how_much_and_why() -> None:
+    report = make_report(make_record(reasons={SCATTERED: 30 * MIB}))
+    assert report.large_copies == (
+        f"Ridge copied 30.0 MiB of folds, up to 23% of one: {SCATTERED_TEXT}.",
+    )
+    assert report.complaints == report.large_copies, "its older name"
 
 
-def test_seams_and_small_folds_are_no_complaint() -> None:
+def test_seams_and_small_folds_do_not_matter() -> None:
     seams = make_record(reasons={SCATTERED: 5 * MIB})
     small = make_record("b", reasons={SCATTERED: MIB}, mapped_bytes=0)
-    assert make_report(seams, small).complaints == ()
+    assert make_report(seams, small).large_copies == ()
     larger = make_record(reasons={SCATTERED: 6 * MIB})
-    assert len(make_report(larger).complaints) == 1
+    assert len(make_report(larger).large_copies) == 1
 
 
 @pytest.mark.parametrize(
-    ("private_mib", "input_mib", "n_complaints"),
+    ("private_mib", "input_mib", "n_sentences"),
     [(24, 100, 0), (25, 100, 1), (200, None, 0), (7.9, 1, 0), (8, 1, 1)],
 )
-def test_private_memory_of_a_quarter_of_the_input_is_a_complaint(
-    private_mib: float, input_mib: int | None, n_complaints: int
+def test_private_memory_of_a_quarter_of_the_input_matters(
+    private_mib: float, input_mib: int | None, n_sentences: int
 ) -> None:
     record = make_record(peak_private_bytes=int(private_mib * MIB))
     input_bytes = None if input_mib is None else input_mib * MIB
     report = make_report(record, input_bytes=input_bytes)
-    assert len(report.complaints) == n_complaints
-    for complaint in report.complaints:
+    assert len(report.large_copies) == n_sentences
+    for sentence in report.large_copies:
         share = "25.0 MiB (0.25 X)" if private_mib == 25 else "8.0 MiB (8.00 X)"
-        assert f"needed up to {share} of private memory" in complaint
-        assert "copy_X=False" in complaint
-        assert "wrote" not in complaint
+        assert f"needed up to {share} of private memory" in sentence
+        assert "copy_X=False" in sentence
+        assert "wrote" not in sentence
 
 
 def test_writing_to_the_input_is_told() -> None:
     record = make_record(peak_private_bytes=90 * MIB, dirtied_bytes=80 * MIB)
-    [complaint] = make_report(record).complaints
-    assert "wrote to its input" in complaint
+    [sentence] = make_report(record).large_copies
+    assert "wrote to its input" in sentence
 
 
 def test_lines_that_made_copies_are_named_if_they_are_known() -> None:
@@ -122,12 +112,12 @@ def test_lines_that_made_copies_are_named_if_they_are_known() -> None:
         ),
     ]
     report = make_report(*records)
-    [complaint] = report.complaints
-    assert "made at c.py:3 dot (85.0 MiB), a.py:1 fit (80.0 MiB)." in complaint
+    [sentence] = report.large_copies
+    assert "made at c.py:3 dot (85.0 MiB), a.py:1 fit (80.0 MiB)." in sentence
     assert MemoryReport.from_json(report.to_json()).tasks == report.tasks
 
 
-def test_complaints_are_one_for_each_estimator() -> None:
+def test_there_is_one_sentence_for_each_estimator() -> None:
     records = [
         make_record("a, fold 1 of 2", reasons={SCATTERED: 30 * MIB}),
         make_record("a, fold 2 of 2", reasons={SCATTERED: 50 * MIB}),
@@ -135,7 +125,7 @@ def test_complaints_are_one_for_each_estimator() -> None:
         make_record("b, fold 1 of 2", peak_private_bytes=60 * MIB),
         make_record("", peak_private_bytes=60 * MIB),
     ]
-    nameless, of_a, of_b = make_report(*records).complaints
+    nameless, of_a, of_b = make_report(*records).large_copies
     assert nameless.startswith("A task needed")
     assert of_a.startswith("a copied 80.0 MiB of folds in 2 of 3 kinds of tasks, up to")
     assert of_b.startswith("b needed")

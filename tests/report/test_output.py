@@ -29,7 +29,7 @@ from .common import (
     FIRST,
     MIB,
     PARENT,
-    SCATTERED,
+    SCATTERED_TEXT,
     SECOND,
     make_full_report,
     make_record,
@@ -150,7 +150,7 @@ class TestFrames:
             *("Lasso", "Ridge, fold 1 of 2", "Ridge, fold 2 of 2"),
         ]
         assert list(frame["estimator"]) == ["Lasso", "Ridge", "Ridge"]
-        assert list(frame["reason"]) == ["", "", SCATTERED]
+        assert list(frame["reason"]) == ["", "", SCATTERED_TEXT]
         assert frame["copied_bytes"].sum() == 30 * MIB
 
     @pytest.mark.parametrize(
@@ -288,10 +288,10 @@ class TestHtml:
             "float64 (13107200,), in memory",
             "X, y, cv = skl_mmap.arrange(X, y, cv=cv)",
             "Ridge, fold 2 of 2",
-            SCATTERED,
+            SCATTERED_TEXT,
             "so <be> it",
             "limit 512.0 MiB",
-            *report.complaints,
+            *report.large_copies,
         ):
             assert text in checker.text
 
