@@ -509,14 +509,16 @@ def write_table(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
         (row for row in rows if row.outcome == "ok"), key=lambda row: row.estimator
     )
     packages = {row.estimator.partition(".")[0]: row.package for row in measured}
-    table = {
-        "versions": dict(
-            sorted({row.package: row.version for row in measured}.items())
-        ),
-        "packages": dict(sorted(packages.items())),
-        "estimators": {row.estimator: row.converts for row in measured},
-    }
-    Path(path).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    versions = {row.package: row.version for row in measured}
+    rows_of_text = (
+        f"  {json.dumps(row.estimator)}: {json.dumps(row.converts)}" for row in measured
+    )
+    parts = (
+        f' "versions": {json.dumps(versions, sort_keys=True)}',
+        f' "packages": {json.dumps(packages, sort_keys=True)}',
+        ' "estimators": {\n' + ",\n".join(rows_of_text) + "\n }",
+    )
+    Path(path).write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 
 
 _STYLE = """\

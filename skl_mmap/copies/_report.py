@@ -23,6 +23,10 @@ from skl_mmap.exceptions import CopyError, InvalidParameterError, MeasurementErr
 _MAX_SITES = 6
 _MAX_NONE = 0.1
 _MAX_ESTIMATOR = 70
+_COLUMNS = (
+    *("method", "outcome", "copies", "native_copies"),
+    *("peak_bytes", "input_bytes", "written_bytes", "output_bytes"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,14 +240,7 @@ class CopyReport:
             {
                 "estimator": self.estimator,
                 **dataclasses.asdict(result.layout),
-                "method": found.method,
-                "outcome": found.outcome,
-                "copies": found.copies,
-                "native_copies": found.native_copies,
-                "peak_bytes": found.peak_bytes,
-                "input_bytes": found.input_bytes,
-                "written_bytes": found.written_bytes,
-                "output_bytes": found.output_bytes,
+                **{name: getattr(found, name) for name in _COLUMNS},
                 "reasons": ", ".join(found.reasons),
                 "place": _name_place(found.sites[0]) if found.sites else "",
                 "keeps_view": ", ".join(found.keeps_view),
