@@ -133,7 +133,7 @@ class Reason(str, enum.Enum):
     )
     COPY = (
         "copy asked for",
-        "a copy was asked for, with copy=True, .copy() or np.array",
+        "the code asks for one: copy=True, .copy() or np.array",
         "read X itself: only what is written to needs a copy",
     )
     CENTERING = (
