@@ -404,7 +404,7 @@ def run(arguments: argparse.Namespace) -> int:
     with running_peers(n_runs, arguments) as run_peer:
         comparisons = []
         for job in arguments.jobs:
-            spec = {"job": job, "data": None, **shape}
+            spec = {"job": job, "folder": None, **shape}
             results = tuple(run_peer(peer, job, spec) for peer in peers)
             comparisons.append(Comparison(job, results))
     if arguments.json:

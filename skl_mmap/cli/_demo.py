@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from skl_mmap import __version__
 from skl_mmap._units import format_bytes
@@ -104,8 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     with running_peers(len(data_sets) * len(peers), arguments) as run_peer:
         comparisons = []
         for data in data_sets:
-            spec = {"job": arguments.model, "data": data.folder}
-            spec |= {"n_rows": data.n_rows, "n_features": data.n_features}
+            spec = {"job": arguments.model, **data._asdict()}
             results = tuple(run_peer(peer, data.name, spec) for peer in peers)
             comparisons.append(Comparison(data.name, results, tolerance, "fold"))
     if arguments.json:
@@ -126,8 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-@dataclass(frozen=True, slots=True)
-class _Data:
+class _Data(NamedTuple):
     """A data set to be loaded by children, from a folder if it has one."""
 
     name: str

@@ -80,20 +80,16 @@ def _to_dict(
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     n_jobs = arguments.n_jobs
+    names = (
+        *("path", "format", "file_bytes", "dtype", "order", "offset"),
+        *("is_mapped_in_place", "is_estimate", "note"),
+    )
     result: dict[str, Any] = {
-        "path": info.path,
-        "format": info.format,
-        "file_bytes": info.file_bytes,
+        **{name: getattr(info, name) for name in names},
         "shape": list(info.shape),
-        "dtype": info.dtype,
-        "order": info.order,
         "data_bytes": None if "object" in info.note else info.data_bytes,
-        "offset": info.offset,
-        "is_mapped_in_place": info.is_mapped_in_place,
-        "is_estimate": info.is_estimate,
         "columns": [{"name": name, "type": type_} for name, type_ in info.columns],
         "row_group_rows": list(info.row_group_rows),
-        "note": info.note,
         "n_splits": arguments.n_splits,
         "n_jobs": n_jobs,
         "alignment": None,

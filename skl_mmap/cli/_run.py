@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from skl_mmap import MemoryReport, __version__
-from skl_mmap._tables import format_table
+from skl_mmap._tables import Markup, html_block, html_table
 from skl_mmap._units import format_bytes
 from skl_mmap.cli._command import (
     CheckFailedError,
@@ -180,14 +180,15 @@ class Comparison:
 
     def to_html(self) -> str:
         """Return it as HTML, to be put into a page."""
-        plain = "\n".join([format_table(self.to_rows()), *self.to_texts()])
-        reports = "\n".join(run.report._repr_html_() for run in self.runs)
-        return f"<pre>{escape(plain)}</pre>\n{reports}"
+        head, *rows = self.to_rows()
+        texts = [Markup(f"<p>{escape(text)}</p>") for text in self.to_texts()]
+        block = html_block(self.runs[0].command, html_table(head, rows), *texts)
+        return "\n".join([block, *(run.report._repr_html_() for run in self.runs)])
 
     def to_texts(self) -> list[str]:
-        """Say what the table means, below an empty line."""
+        """Say what the table means, and what there is to know about a run."""
         hints = [f"{run.backend}: {run.hint}" for run in self.runs if run.hint]
-        return ["", self._conclude(), *hints]
+        return [self._conclude(), *hints]
 
     def to_rows(self) -> Rows:
         """Make a table of the runs."""
@@ -334,7 +335,7 @@ def _compare(command: tuple[str, ...], arguments: argparse.Namespace) -> int:
     if arguments.json:
         show_json(comparison.to_dict())
     else:
-        show(comparison.to_rows(), *comparison.to_texts())
+        show(comparison.to_rows(), "", *comparison.to_texts())
     if arguments.output is not None:
         fields = comparison.to_dict()
         _write(arguments.output, runs[0].command, comparison.to_html(), fields)

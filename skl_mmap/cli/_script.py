@@ -57,27 +57,10 @@ def run_script(
 ) -> tuple[int, Measurement[MemoryReport]]:
     """Run a script in a fresh interpreter, and measure it.
 
-    Parameters
-    ----------
-    command : sequence of str
-        What follows ``python``: a path or ``-m`` and a module, and arguments.
-    defaults : mapping
-        What holds where the script says nothing: ``backend``, ``n_jobs`` (None leaves
-        joblib's), and ``parameters`` of the backend "mmap".
-    stdin, stdout : int or file, default=None
-        As in `subprocess.Popen`; those of this process if None.
-
-    Returns
-    -------
-    return_code : int
-        Its exit code; minus the number of the signal if one has ended it.
-    measurement : Measurement
-        From before the start of its interpreter, also if it has failed or was killed.
-
-    Raises
-    ------
-    MeasurementError
-        If the process that reads memory cannot be started.
+    `command` is what follows ``python``. `defaults` hold where the script says nothing:
+    ``backend``, ``n_jobs`` (None leaves joblib's), and ``parameters`` of the backend
+    "mmap". Returns the exit code, minus the number of the signal if one has ended the
+    script, and what it has cost from before the start of its interpreter on.
     """
     handle, path = tempfile.mkstemp(prefix="skl_mmap_run_")
     with open(handle, "rb") as records:

@@ -17,9 +17,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
@@ -54,12 +53,12 @@ def work(spec: dict[str, Any], announce: Callable[[str], None]) -> dict[str, Any
     """Run one job on one data set with one peer; return what makes a `_bench.Run`.
 
     The spec has ``peer`` (its name), ``backend`` and ``options`` (joblib's), ``job``,
-    ``data`` (the folder of flights, or None for Friedman's function), ``n_rows`` and
+    ``folder`` (of flights, or None for Friedman's function), ``n_rows`` and
     ``n_features`` (of the latter), ``n_jobs`` and ``n_splits``.
     """
     announce("loading")
-    if spec["data"] is not None:
-        X, y = load_flights(Path(spec["data"]))
+    if spec["folder"] is not None:
+        X, y = load_flights(Path(spec["folder"]))
     else:
         X, y = make_friedman(spec["n_rows"], n_features=spec["n_features"])
     job, n_splits = JOBS[spec["job"]], spec["n_splits"]
@@ -87,6 +86,8 @@ def _warm(model: BaseEstimator, *, n_features: int) -> None:
 def _describe_cost(
     spec: dict[str, Any], X: Floats, scores: list[float], cost: Measurement[Any]
 ) -> dict[str, Any]:
+    measured = ("wall_seconds", "baseline_bytes", "peak_bytes", "peak_growth_bytes")
+    told = ("mapped_bytes", "copied_bytes", "copy_reasons")
     # Only workers of the backend "mmap" report about their tasks.
     is_told = spec["backend"] == "mmap"
     return {
@@ -94,18 +95,12 @@ def _describe_cost(
         "shape": X.shape,
         "data_bytes": X.nbytes,
         "scores": scores,
-        "wall_seconds": cost.wall_seconds,
-        "baseline_bytes": cost.baseline_bytes,
-        "peak_bytes": cost.peak_bytes,
-        "peak_growth_bytes": cost.peak_growth_bytes,
-        "mapped_bytes": cost.mapped_bytes if is_told else None,
-        "copied_bytes": cost.copied_bytes if is_told else None,
-        "copy_reasons": dict(cost.copy_reasons) if is_told else None,
+        **{name: getattr(cost, name) for name in measured},
+        **{name: getattr(cost, name) if is_told else None for name in told},
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """What runs in parallel: a model of so many folds, and what is done with it.
 
     `run` returns a function that gives the scores, asked for when it has been measured.

@@ -65,7 +65,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Children:
 def test_the_job_gives_equal_scores_and_measures_them() -> None:
     # In this process: that children do what they are told is tested with them.
     steps: list[str] = []
-    spec = {"job": "stacking", "data": None, "n_rows": 20000, "n_features": 50}
+    spec = {"job": "stacking", "folder": None, "n_rows": 20000, "n_features": 50}
     spec |= {"n_jobs": 2, "n_splits": 3, "options": {}}
     threading, mmap = (
         Run.from_result(work({**spec, "peer": peer, "backend": peer}, steps.append))

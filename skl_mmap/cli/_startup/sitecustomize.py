@@ -39,13 +39,7 @@ _SIGTERM = 15
 
 
 class _JoblibFinder:
-    """Calls a function once joblib has been imported, by whomever.
-
-    Parameters
-    ----------
-    then : callable
-        Called with nothing when joblib is ready to be used.
-    """
+    """Calls a function once joblib has been imported, by whomever."""
 
     def __init__(self, then: Callable[[], None]) -> None:
         self._then = then
