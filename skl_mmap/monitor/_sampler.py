@@ -191,6 +191,7 @@ class Sampler:
         self._interval_seconds = interval_seconds
         self._time_line = TimeLine()
         self._process_line = TimeLine(_MAX_PROCESS_READINGS)
+        self._first_processes: ProcessesNumbers | None = None
         self._names: dict[int, str] = {_OTHERS: "others"}
         self._n_readings = 0
         self._cpu_share = _MAX_CPU_SHARE * _count_cores()
@@ -231,7 +232,9 @@ class Sampler:
             del processes[_MAX_PROCESSES - 1 :]
             private = sum(process[1] for process in rest)
             processes.append((_OTHERS, private, sum(p[2] for p in rest)))
-        self._process_line.add((reading[0], reading[1], processes))
+        moment = reading[0], reading[1], processes
+        self._first_processes = self._first_processes or moment
+        self._process_line.add(moment)
 
     def run(self, bell: _thread.LockType) -> bool:
         """Read until the bell rings; False if the parent is gone."""
@@ -257,12 +260,16 @@ class Sampler:
         readings = self._time_line.get()
         first = [] if readings[0] == self._baseline else [self._baseline]
         last = [] if readings[-1] == self._last else [self._last]
+        # Who was there at the start must be known, however long the job was.
+        processes = self._process_line.get()
+        if processes[0] != self._first_processes:
+            processes = [self._first_processes, *processes]
         return {
             "baseline": self._baseline,
             "peak": self._peak,
             "peak_processes": self._peak_processes,
             "timeline": [*first, *readings, *last],
-            "processes": self._process_line.get(),
+            "processes": processes,
             "names": self._names,
             "group": self._group.summarise({*self._tree.list_pids()}),
             "n_readings": self._n_readings,

@@ -285,11 +285,7 @@ class MemoryReport(MeasuredBlock):
         """Who held the memory at the peak, the largest first: they add up to it."""
         if self.peak is None:
             return ()
-        before = {
-            series.pid: series.anonymous_bytes[0]
-            for series in self.processes
-            if series.seconds[0] == 0.0
-        }
+        before = self._list_before()
         by_role: dict[str, list[tuple[int, int]]] = {}
         for process in self.peak.processes:
             held = process.anonymous_bytes, before.get(process.pid, 0)
@@ -309,6 +305,26 @@ class MemoryReport(MeasuredBlock):
             then = self.timeline[0].shared_bytes if self.timeline else 0
             holders.append(Holder("shared memory", 0, shared, then, shared))
         return tuple(sorted(holders, key=lambda holder: -holder.n_bytes))
+
+    def _list_before(self) -> dict[int, int]:
+        """List who was there when the job began, and with how much private memory."""
+        begin = self.timeline[0].seconds if self.timeline else 0.0
+        return {
+            series.pid: series.anonymous_bytes[0]
+            for series in self.processes
+            if series.seconds[0] <= begin
+        }
+
+    @property
+    def n_new_processes(self) -> int:
+        """Processes at the peak that have started during the job.
+
+        What their interpreters need is in all growths, and has nothing to do with X.
+        """
+        if self.peak is None or not self.processes:
+            return 0
+        before = self._list_before()
+        return sum(process.pid not in before for process in self.peak.processes)
 
     @property
     def copying_growth_bytes(self) -> int | None:

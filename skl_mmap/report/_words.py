@@ -73,13 +73,22 @@ def _describe_peak(report: MemoryReport) -> str:
     growth_bytes = report.peak_growth_bytes
     if report.peak_bytes is None or growth_bytes is None:
         return ""
-    growth = format_share(growth_bytes, report.unit_bytes)
-    text = f"{format_bytes(report.peak_bytes)}, {growth} more than before"
+    growth = _describe_growth(growth_bytes, report)
+    text = f"{format_bytes(report.peak_bytes)}, {growth}"
     if report.peak is not None:
         text += f", after {report.peak.seconds:.2f} s"
     if report.method == "uss":
         text += " (unique set sizes: without shared memory)"
     return text
+
+
+def _describe_growth(n_bytes: int, report: MemoryReport) -> str:
+    """Write a growth, as a multiple of X too if no new interpreters are in it."""
+    n_new = report.n_new_processes
+    if not n_new:
+        return f"{format_share(n_bytes, report.unit_bytes)} more than before"
+    noun = "process" if n_new == 1 else "processes"
+    return f"{format_bytes(n_bytes)} more than before ({n_new} new {noun} included)"
 
 
 def _describe_holders(report: MemoryReport) -> str:
@@ -101,9 +110,8 @@ def _describe_estimate(report: MemoryReport) -> str:
     if n_bytes is None:
         return ""
     return (
-        f"would have needed about {format_share(n_bytes, report.unit_bytes)} more than "
-        "before: an estimate, with the mapped folds of tasks that ran at the same time "
-        "as copies"
+        f"would have needed about {_describe_growth(n_bytes, report)}: an estimate, "
+        "with the mapped folds of tasks that ran at the same time as copies"
     )
 
 

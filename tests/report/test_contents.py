@@ -27,6 +27,7 @@ from .common import (
     make_reading,
     make_record,
     make_report,
+    make_series,
 )
 
 
@@ -204,16 +205,19 @@ def test_text_of_a_full_report() -> None:
     lines = str(make_full_report()).splitlines()
     assert lines[:7] == [
         "Memmapped(Stack): 4.00 s, 4.00 s of CPU time",
-        "  peak      300.0 MiB, 250.0 MiB (2.50 X) more than before, after 2.00 s",
+        (
+            "  peak      300.0 MiB, 250.0 MiB more than before (3 new processes "
+            "included), after 2.00 s"
+        ),
         (
             "            held by 2 workers 140.0 MiB (the largest 90.0 MiB), shared "
             "memory 100.0 MiB, this process 50.0 MiB (50.0 MiB before), other process "
             "10.0 MiB"
         ),
         (
-            "  copying   would have needed about 400.0 MiB (4.00 X) more than before: "
-            "an estimate, with the mapped folds of tasks that ran at the same time as "
-            "copies"
+            "  copying   would have needed about 400.0 MiB more than before (3 new "
+            "processes included): an estimate, with the mapped folds of tasks that ran "
+            "at the same time as copies"
         ),
         "  X         100.0 MiB",
         "  shared    100.0 MiB: float64 (13107200,), in memory",
@@ -235,6 +239,22 @@ def test_text_of_a_full_report() -> None:
         ),
         "  note      so <be> it",
     ]
+
+
+def test_multiples_of_x_have_no_interpreters_in_them() -> None:
+    report = make_full_report()
+    assert report.n_new_processes == 3
+    assert " X)" not in "".join(str(report).splitlines()[:4])
+    # The same workers, warm when the job began.
+    processes = tuple(
+        make_series(series.pid, 0.0, 5, 5, 5) for series in report.processes
+    )
+    report = dataclasses.replace(report, processes=processes)
+    lines = str(report).splitlines()
+    assert report.n_new_processes == 0
+    assert "300.0 MiB, 250.0 MiB (2.50 X) more than before, after 2.00 s" in lines[1]
+    assert "about 400.0 MiB (4.00 X) more than before: an estimate" in lines[3]
+    assert report.holders[0].before_bytes == 10 * MIB
 
 
 def test_text_of_many_segments_and_of_what_the_kernel_did() -> None:
@@ -289,6 +309,9 @@ class TestMeasurement:
         assert MemoryReport.from_json(report.to_json()) == report.report()
         assert report._repr_html_() == report.report()._repr_html_()
         assert len(report.to_frame("records")) == len(report.tasks) > 0
+        assert value.holders[-1].n_bytes > 0
+        own = next(h for h in value.holders if h.role == "this process")
+        assert own.before_bytes > 10 * MIB, "it was there when the block began"
         roles = {holder.role for holder in value.holders}
         assert {"this process", "worker", "shared memory"} <= roles
         assert sum(h.n_bytes for h in value.holders) == report.peak_bytes

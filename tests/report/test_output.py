@@ -282,7 +282,7 @@ class TestHtml:
         assert "svg" in checker.tags
         for text in (
             "Memmapped(Stack): 4.00 s",
-            "300.0 MiB, 250.0 MiB (2.50 X) more than before",
+            "300.0 MiB, 250.0 MiB more than before (3 new processes included)",
             "2 workers 140.0 MiB",
             "250.0 MiB (2.50 X) mapped, 30.0 MiB (0.30 X) copied",
             "float64 (13107200,), in memory",
