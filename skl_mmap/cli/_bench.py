@@ -338,7 +338,8 @@ def running_peers(n_runs: int, arguments: argparse.Namespace) -> Iterator[RunPee
             on_step=lambda step: begin_step(f"{name}, {peer.name}: {step}"),
             environment=_ENVIRONMENT,
         )
-        notes.update(dict.fromkeys([messages] if messages else []))
+        if messages:
+            notes[messages] = None
         return Run.from_result(result)
 
     def run_peer(peer: Peer, name: str, spec: dict[str, Any]) -> PeerResult:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -51,7 +50,7 @@ _PARTICULAR: dict[str, dict[int, str]] = {
     "info": {0: "done", 1: "", 3: _NO_PACKAGE},
     "run": {
         0: "with --compare: both runs ended with 0, and wrote the same to stdout",
-        1: "with --compare: they wrote different things; or a syntax error",
+        1: "with --compare: the outputs differ; or the script has a syntax error",
         2: "an option cannot be used, or there is no such script",
         3: "cannot run: the memory cannot be measured, a report cannot be written",
     },
@@ -176,37 +175,28 @@ class Parser(argparse.ArgumentParser):
         self.add_integer("--n-splits", 2, 5, "number of folds")
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
-    """A number of rows, given as such or as the bytes that they take."""
-
-    count: int
-    is_bytes: bool = False
-
-    def to_rows(self, row_bytes: int) -> int:
-        """Return the number of rows of `row_bytes` each; bytes are rounded down."""
-        return self.count // row_bytes if self.is_bytes else self.count
-
-
-def size(text: str) -> Size:
-    """Read a size: a plain number counts rows, a number with a unit bytes.
+def rows_or_bytes(*, row_bytes: int) -> Callable[[str], int]:
+    """Make a type for rows: a plain number counts them, one with a unit their bytes.
 
     Examples
     --------
-    >>> size("20000")
-    Size(count=20000, is_bytes=False)
-    >>> size("400MB").to_rows(row_bytes=400)
-    1048576
+    >>> read = rows_or_bytes(row_bytes=400)
+    >>> read("20000"), read("400MB")
+    (20000, 1048576)
     """
-    try:
-        if text.strip().isdecimal():
-            return Size(int(text))
-        return Size(parse_bytes(text, name="size"), is_bytes=True)
-    except InvalidParameterError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a number of rows nor a size in bytes. "
-            "Pass rows, such as 1000000, or bytes with a unit, such as 400MB."
-        ) from None
+
+    def read(text: str) -> int:
+        try:
+            if text.strip().isdecimal():
+                return int(text)
+            return parse_bytes(text, name="size") // row_bytes
+        except InvalidParameterError:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is neither a number of rows nor a size in bytes. "
+                "Pass rows, such as 1000000, or bytes with a unit, such as 400MB."
+            ) from None
+
+    return read
 
 
 def number(kind: type[int | float], *, at_least: float) -> Callable[[str], float]:

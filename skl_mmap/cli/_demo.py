@@ -24,9 +24,8 @@ from skl_mmap.cli._command import (
     CommandError,
     ExitCode,
     Parser,
-    Size,
     UsageError,
-    size,
+    rows_or_bytes,
 )
 from skl_mmap.cli._console import show, show_json
 
@@ -62,7 +61,7 @@ def add_parser(whole: Parser) -> None:
     parser.add_choice("--data", ("both", "flights", "friedman"), "which data")
     parser.add_argument(
         "--size",
-        type=size,
+        type=rows_or_bytes(row_bytes=_FRIEDMAN_FEATURES * FLOAT_BYTES),
         metavar="SIZE",
         help="of friedman: a plain number counts rows, a number with a unit the bytes "
         "of X in units of 1024, such as 400MB (default: 1000000 rows, 381 MiB)",
@@ -164,8 +163,7 @@ def _choose_data(arguments: argparse.Namespace) -> list[_Data]:
             "Leave it out, or choose --data friedman or both."
         )
     if arguments.data != "flights":
-        asked = arguments.size or Size(1_000_000)
-        n_rows = asked.to_rows(_FRIEDMAN_FEATURES * FLOAT_BYTES)
+        n_rows = 1_000_000 if arguments.size is None else arguments.size
         min_rows = max(MIN_ROWS, 2 * arguments.n_splits)
         if n_rows < min_rows:
             raise UsageError(

@@ -4,26 +4,27 @@ import argparse
 
 import pytest
 
-from skl_mmap.cli._command import Size, choices, number, size
+from skl_mmap.cli._command import choices, number, rows_or_bytes
+
+read_rows = rows_or_bytes(row_bytes=400)
 
 
 def test_a_plain_number_is_a_number_of_rows() -> None:
-    assert size("20000") == Size(20000)
-    assert size(" 7 ").to_rows(row_bytes=400) == 7
+    assert read_rows("20000") == 20000
+    assert read_rows(" 7 ") == 7
 
 
 @pytest.mark.parametrize(
     ("text", "n_bytes"), [("400MB", 400 << 20), ("1.5 GiB", 3 << 29), ("2k", 2048)]
 )
 def test_a_number_with_a_unit_is_a_number_of_bytes(text: str, n_bytes: int) -> None:
-    assert size(text) == Size(n_bytes, is_bytes=True)
-    assert size(text).to_rows(row_bytes=400) == n_bytes // 400
+    assert read_rows(text) == n_bytes // 400
 
 
 @pytest.mark.parametrize("text", ["", "many", "-5", "1e6", "4 XB"])
 def test_what_is_no_size_is_refused_with_both_forms(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=r"rows, such as .* 400MB"):
-        size(text)
+        read_rows(text)
 
 
 @pytest.mark.parametrize("text", ["1", "0", "two", "2.0"])
