@@ -2,13 +2,13 @@
 
 ::
 
-    checkout    skl_mmap/monitor/_sampler.py, _linux/proc.py ...
+    checkout    skl_mmap/monitor/_sampler.py, _child.py ...
                        |                      (editable installs read them there)
                        v
-    sdist       asv_bench_peaktree/_monitor/_sampler.py, _linux/proc.py ...
+    sdist       asv_bench_peaktree/_monitor/_sampler.py, _child.py ...
                        |
                        v
-    wheel       asv_bench_peaktree/_monitor/_sampler.py, _linux/proc.py ...
+    wheel       asv_bench_peaktree/_monitor/_sampler.py, _child.py ...
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ def find_modules(root: Path, monitor: str) -> dict[Path, str]:
         is_monitor = package == _MONITOR
         folder = root / (monitor if is_monitor else package)
         path = folder / f"{module}.py"
-        files[path] = f"{_MONITOR_THERE if is_monitor else package}/{module}.py"
-        if not is_monitor:
+        place = f"{_MONITOR_THERE if is_monitor else package}/{module}.py"
+        files[path] = place.lstrip("/")
+        if package and not is_monitor:
             files[folder / "__init__.py"] = f"{package}/__init__.py"
         text = path.read_text(encoding="utf-8")
         names += [found for found in _IMPORT.findall(text) if found not in names]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
-import signal
-import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 from skl_mmap import _compat
+from skl_mmap._child import end_with_parent
 from skl_mmap.backend._locks import EventSemaphore, has_eventfd
 
 # Ours is passed explicitly, and joblib's own copy of loky keeps its name.
@@ -82,27 +78,9 @@ def _prepare_worker(
 ) -> None:
     """Make a new worker end with its parent, even if that is killed.
 
-    loky's workers wait for tasks until they time out. Not PR_SET_PDEATHSIG: its
-    signal comes when the *thread* that started the worker ends.
+    loky's workers wait for tasks until they time out.
     """
-    watcher = threading.Thread(
-        target=_end_with, args=(parent_pid,), name="skl_mmap-parent", daemon=True
-    )
-    watcher.start()
+    end_with_parent(parent_pid)
     _compat.count_as_worker()
     if initializer is not None:
         initializer(*initargs)
-
-
-def _end_with(parent_pid: int) -> None:
-    if hasattr(os, "pidfd_open"):
-        with contextlib.suppress(OSError):  # no such process, or an old kernel
-            parent_fd = os.pidfd_open(parent_pid)
-            if os.getppid() == parent_pid:
-                poll = select.poll()
-                poll.register(parent_fd, select.POLLIN)
-                poll.poll()
-            os.close(parent_fd)
-    while os.getppid() == parent_pid:
-        time.sleep(1.0)
-    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))

@@ -7,13 +7,19 @@ import hashlib
 import io
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap.copies._results import Layout, MethodCopies
+from skl_mmap.copies._results import (
+    Content,
+    CopySite,
+    Layout,
+    MethodCopies,
+    Reason,
+)
 
 _MAX_NUMBERS = 4_000
 # Relative to the largest number: sums in another order.
@@ -84,6 +90,43 @@ class Answer:
 
 Answers = Mapping[str, Answer]
 """One for each method."""
+
+
+# What may be in a message of a measuring process, by name.
+_KINDS = {
+    kind.__name__: kind
+    for kind in (Answer, Content, CopySite, Fingerprint, Layout, MethodCopies, Scouting)
+}
+
+
+def to_plain(value: Any) -> Any:
+    """Turn an answer into plain values, from which nothing is executed to read them."""
+    if isinstance(value, Reason):
+        return ["Reason", value.value]
+    if type(value).__name__ in _KINDS:
+        return [
+            type(value).__name__,
+            *(to_plain(getattr(value, item.name)) for item in fields(value)),
+        ]
+    if isinstance(value, tuple | list):
+        return ["tuple", *map(to_plain, value)]
+    if isinstance(value, np.ndarray):
+        return ["numbers", value.astype(np.float64).tobytes()]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def from_plain(plain: Any) -> Any:
+    """Turn plain values into the answer that `to_plain` was given."""
+    if not isinstance(plain, list):
+        return plain
+    name, *values = plain
+    if name == "Reason":
+        return Reason(*values)
+    if name == "numbers":
+        return np.frombuffer(values[0], dtype=np.float64)
+    if name == "tuple":
+        return tuple(map(from_plain, values))
+    return _KINDS[name](*map(from_plain, values))
 
 
 class _Pickler(pickle.Pickler):

@@ -19,7 +19,6 @@ import gc
 import importlib
 import os
 import pickle
-import select
 import signal
 import sys
 import time
@@ -27,11 +26,9 @@ import traceback
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from skl_mmap._child import Connection, describe_exit
 from skl_mmap._linux import calls
-
-__all__ = ["Spec", "read_message", "serve", "write_message"]
-
-_SIZE_BYTES = 8
+from skl_mmap.copies._job import to_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,85 +50,43 @@ class Spec:
     timeout_seconds: float
 
 
-def write_message(fd: int, message: Any) -> None:
-    """Write an object to a pipe, with its size before it."""
-    data = pickle.dumps(message, protocol=4)
-    view = memoryview(len(data).to_bytes(_SIZE_BYTES, "little") + data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def read_message(fd: int) -> Any:
-    """Read an object from a pipe.
-
-    Raises
-    ------
-    EOFError
-        If the other end is closed.
-    """
-    return pickle.loads(_read(fd, int.from_bytes(_read(fd, _SIZE_BYTES), "little")))
-
-
-def _read(fd: int, n_bytes: int) -> bytes:
-    data = bytearray()
-    while len(data) < n_bytes:
-        piece = os.read(fd, min(n_bytes - len(data), 1 << 20))
-        if not piece:
-            raise EOFError
-        data += piece
-    return bytes(data)
-
-
-def serve() -> None:
+def serve(connection: Connection) -> None:
     """Do the jobs that the parent sends, until it sends no more."""
-    source, answers = _take_pipes()
-    try:
-        spec: Spec = read_message(source)
-    except EOFError:
-        return
-    try:
-        # So that jobs find it imported.
-        importlib.import_module("skl_mmap.copies._measuring")
-        pickle.loads(spec.estimator)
-    except BaseException as error:  # noqa: BLE001 - it is told, and nothing else done
-        traceback.print_exc()
-        write_message(answers, ("failed", f"{type(error).__name__}: {error}"))
-        return
-    write_message(answers, ("ready", None))
-    gc.collect()
-    gc.freeze()
     with contextlib.suppress(EOFError):
+        # What comes from the parent is its own.
+        spec: Spec = pickle.loads(connection.receive())
+        try:
+            # So that jobs find it imported.
+            importlib.import_module("skl_mmap.copies._measuring")
+            pickle.loads(spec.estimator)
+        except BaseException as error:  # noqa: BLE001 - it is told, and nothing else done
+            traceback.print_exc()
+            connection.send(["failed", f"{type(error).__name__}: {error}"])
+            return
+        connection.send(["ready", None])
+        gc.collect()
+        gc.freeze()
         while True:
-            job = read_message(source)
-            write_message(answers, ("ended", _run(job, spec, source, answers)))
+            job = pickle.loads(connection.receive())
+            connection.send(["ended", _run(job, spec, connection)])
 
 
-def _take_pipes() -> tuple[int, int]:
-    """Keep both pipes to the parent from whatever reads and prints."""
-    source, answers = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return source, answers
-
-
-def _run(job: Any, spec: Spec, source: int, answers: int) -> str:
+def _run(job: Any, spec: Spec, connection: Connection) -> str:
     """Run one job in a process of its own, and return how that ended."""
     own, theirs = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        for fd in (own, source, answers):
-            os.close(fd)
-        _do(job, spec, theirs)
+        os.close(own)
+        connection.close()
+        _do(job, spec, Connection(-1, theirs))
     os.close(theirs)
     with contextlib.suppress(OSError):
         os.setpgid(pid, pid)
     process = os.pidfd_open(pid)
     try:
-        has_ended = _forward(process, own, source, answers, spec.timeout_seconds)
+        has_ended = _forward(process, own, connection, spec.timeout_seconds)
     finally:
         # With all that it has started.
         with contextlib.suppress(OSError):
@@ -139,11 +94,16 @@ def _run(job: Any, spec: Spec, source: int, answers: int) -> str:
         _, status = os.waitpid(pid, 0)
         os.close(process)
         os.close(own)
-    return _describe(status) if has_ended else "timeout"
+    code = os.waitstatus_to_exitcode(status)
+    if not has_ended:
+        return "timeout"
+    if code == 0:
+        return ""
+    return f"it {'was' if code < 0 else 'ended with'} {describe_exit(code)}"
 
 
 def _forward(
-    process: int, own: int, source: int, answers: int, timeout_seconds: float
+    process: int, own: int, connection: Connection, timeout_seconds: float
 ) -> bool:
     """Pass answers on until the job ends; False if it took too long.
 
@@ -153,41 +113,31 @@ def _forward(
         If the parent is gone.
     """
     deadline = time.monotonic() + timeout_seconds
-    watched = [own, process, source]
+    answers = Connection(own, -1)
+    watched = [own, process, connection.source]
     while True:
-        seconds = deadline - time.monotonic()
-        ready, _, _ = select.select(watched, [], [], max(0.0, seconds))
+        seconds = max(0.0, deadline - time.monotonic())
+        try:
+            ready = connection.wait(*watched, seconds=seconds)
+        except TimeoutError:
+            return False
         if own in ready:
             try:
-                write_message(answers, read_message(own))
+                connection.send(answers.receive())
             except EOFError:
                 watched.remove(own)
-            continue
-        if process in ready:
+        elif process in ready:
             return True
-        if source in ready:
+        else:  # the parent has no more to say while a job runs
             raise EOFError
-        if seconds <= 0:
-            return False
 
 
-def _describe(status: int) -> str:
-    """Name the end of a process; empty if it did what it was to do."""
-    code = os.waitstatus_to_exitcode(status)
-    if code == 0:
-        return ""
-    if code > 0:
-        return f"it ended with exit code {code}"
-    hint = ", often the kernel's answer to too little memory" if code == -9 else ""
-    return f"it was killed by {signal.Signals(-code).name}{hint}"
-
-
-def _do(job: Any, spec: Spec, answers: int) -> NoReturn:
+def _do(job: Any, spec: Spec, answers: Connection) -> NoReturn:
     """Be the process of a job."""
     code = 1
     try:
         os.setpgid(0, 0)
-        # Its parent has only the thread that forked.
+        # Its parent has only the thread that forked, and it should have no more.
         calls.set_parent_death_signal(signal.SIGKILL)
         # Memory in pages of 4 KiB: in huge ones, untouched memory counts.
         calls.disable_huge_pages()
@@ -201,7 +151,7 @@ def _do(job: Any, spec: Spec, answers: int) -> NoReturn:
 
         def send(message: Any) -> None:
             name = "doing" if isinstance(message, str) else "answer"
-            write_message(answers, (name, message))
+            answers.send([name, to_plain(message)])
 
         perform(job, spec.sample, make_estimator, send)
         code = 0
@@ -213,7 +163,3 @@ def _do(job: Any, spec: Spec, answers: int) -> NoReturn:
             sys.stderr.flush()
         # Not the exit handlers of the server, whose copy this is.
         os._exit(code)
-
-
-if __name__ == "__main__":
-    serve()

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import mmap
 import os
-import select
-import signal
-import subprocess
-import sys
-import tempfile
+import pickle
 import time
 from dataclasses import replace
 from typing import Any, final
@@ -18,20 +13,14 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap.copies._job import Answer, Job, Sample, Scouting
+from skl_mmap._child import Child, function_command
+from skl_mmap.copies._job import Answer, Job, Sample, Scouting, from_plain
 from skl_mmap.copies._results import MethodCopies, layout_of
-from skl_mmap.copies._server import Spec, read_message, write_message
+from skl_mmap.copies._server import Spec
 from skl_mmap.exceptions import MeasurementError
 
 __all__ = ["ServerProcess", "make_sample"]
 
-# The child imports from where the parent does, also from a checkout.
-_CODE = """\
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
-from skl_mmap.copies._server import serve
-serve()
-"""
 _ENVIRONMENT = {
     # One thread each: their buffers are no copies, and the server forks.
     "OMP_NUM_THREADS": "1",
@@ -107,20 +96,13 @@ class ServerProcess:
         self, estimator: bytes, sample: Sample, *, timeout_seconds: float
     ) -> None:
         self._timeout_seconds = timeout_seconds
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child = Child(
+            function_command("skl_mmap.copies._server", "serve"),
+            environment=_ENVIRONMENT,
+            pass_fds=[sample.fd],
+        )
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _CODE, json.dumps(sys.path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                bufsize=0,
-                pass_fds=[sample.fd],
-                env={**os.environ, **_ENVIRONMENT},
-                start_new_session=True,
-            )
-            self._write(Spec(estimator, sample, timeout_seconds))
+            self._write(Spec(estimator, sample, timeout_seconds), _START_SECONDS)
             self._check_start(*self._read(_START_SECONDS))
         except BaseException:
             self.close()
@@ -176,16 +158,16 @@ class ServerProcess:
 
     def _follow(self, job: Job, answers: list[Any]) -> tuple[str, str]:
         """Run a job, and return the method it was at and how it ended."""
-        start = self._stderr.seek(0, os.SEEK_END)
+        start = self._child.count_words()
         doing, end = "", ""
-        self._write(job)
         deadline = time.monotonic() + self._timeout_seconds + _GRACE_SECONDS
+        self._write(job, _GRACE_SECONDS)
         while True:
             kind, message = self._read(deadline - time.monotonic())
             if kind == "doing":
                 doing = message
             elif kind == "answer":
-                answers.append(message)
+                answers.append(from_plain(message))
             elif kind == "ended":
                 end = message
                 break
@@ -198,48 +180,26 @@ class ServerProcess:
             end = f"{end}. {self._last_words(start)}".strip()
         return doing, end
 
-    def _write(self, message: Any) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        # That it is gone is noticed by reading.
-        with contextlib.suppress(BrokenPipeError):
-            write_message(self._process.stdin.fileno(), message)
+    def _write(self, message: Any, timeout_seconds: float) -> None:
+        # That it is gone, or reads nothing, is noticed by reading.
+        with contextlib.suppress(TimeoutError):
+            self._child.send(pickle.dumps(message), seconds=timeout_seconds)
 
     def _read(self, timeout_seconds: float) -> tuple[str, Any]:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        fd = self._process.stdout.fileno()
-        ready, _, _ = select.select([fd], [], [], max(0.0, timeout_seconds))
-        if not ready:
-            return "silent", None
         try:
-            kind, message = read_message(fd)
-        except EOFError:
+            kind, message = self._child.receive(seconds=max(0.0, timeout_seconds))
+        except (EOFError, TimeoutError):
             return "gone", None
         return kind, message
 
     def _last_words(self, start: int) -> str:
         """Return the end of what was written to stderr."""
-        self._stderr.seek(start)
-        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
-        words = "\n".join(lines[-5:])[-_N_WORDS:]
+        words = self._child.last_words(start, n_lines=5)[-_N_WORDS:]
         return f"Its last words: {words}" if words else ""
 
     def close(self) -> None:
         """Leave no process and no open file behind, whatever has happened."""
-        process = self._process
-        if process is not None:
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        pipe.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=2.0)
-            # The session is its own; a job that runs ends with it.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        self._stderr.close()
+        self._child.close(seconds=2.0)
 
 
 def _make_failure(job: Job, method: str, end: str) -> Answer:

@@ -5,20 +5,18 @@
     measure()                            python -I -S _sampler.py PID ...
     ---------                            --------------------------------
     starts it                   ------>  first reading: the baseline
-    waits for one byte         <-- r --
+    waits until it is ready    <------
     runs the block                       a reading every interval: peak, time line
-    block ends: one byte       -- s -->  last reading
-    fills the Measurement      <------   length, marshalled results; exits
+    block ends                  ------>  last reading
+    fills the Measurement      <------   results; exits
 
 It is a process and not a thread because a thread gets no turn while C code holds the
-GIL, which is when the peaks happen. It ends when its input does, or when its parent
-is another one than at the start.
+GIL, which is when the peaks happen. It ends with its parent (`_child`).
 """
 
 from __future__ import annotations
 
 import _thread
-import marshal
 import os
 import sys
 import time
@@ -33,6 +31,7 @@ if __name__ == "__main__":
         sys.modules[_name] = _package
         _folder = os.path.dirname(_folder)
 
+from skl_mmap._child import Connection, Peer
 from skl_mmap._linux.proc import find_bytes, find_group, read_last_pid, read_own_status
 from skl_mmap.monitor._group import ControlGroup
 from skl_mmap.monitor._process import ProcessNumbers
@@ -46,8 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["READY", "STOP", "Sampler", "TimeLine"]
 
-READY = b"r"
-STOP = b"s"
+READY = "ready"
+STOP = "stop"
 
 TimedNumbers = tuple[float, int, int, int, int, int, float]
 """Seconds since the start, then the numbers of the tree."""
@@ -236,15 +235,12 @@ class Sampler:
         self._first_processes = self._first_processes or moment
         self._process_line.add(moment)
 
-    def run(self, bell: _thread.LockType) -> bool:
-        """Read until the bell rings; False if the parent is gone."""
-        parent = os.getppid()
+    def run(self, bell: _thread.LockType) -> None:
+        """Read until the bell rings."""
         while True:
             due = self._find_next_start()
             if bell.acquire(timeout=max(0.0, due - time.monotonic())):
-                return True
-            if os.getppid() != parent:
-                return False
+                return
             self.read()
 
     def _find_next_start(self) -> float:
@@ -295,16 +291,16 @@ def _own_bytes() -> int:
         return 0
 
 
-def _watch_input(bell: _thread.LockType, heard: list[bytes]) -> None:
+def _watch_input(
+    connection: Connection, bell: _thread.LockType, heard: list[object]
+) -> None:
     # A blocking read in a thread: the one way to wait with a timeout that works for
     # a pipe on every system.
-    heard.append(os.read(0, 1))
+    try:  # noqa: SIM105, contextlib is too large to import for this
+        heard.append(connection.receive())
+    except EOFError:  # of the parent
+        pass
     bell.release()
-
-
-def _write(data: bytes) -> None:
-    while data:
-        data = data[os.write(1, data) :]
 
 
 def _allow_many_files() -> None:
@@ -324,17 +320,18 @@ def main(arguments: list[str]) -> None:
     Parameters
     ----------
     arguments : list of str
-        Root of the tree, interval in seconds, method, folder of psutil (or empty),
-        places of joblib's folders.
+        Root of the tree, which has started this process, interval in seconds, method,
+        folder of psutil (or empty), places of joblib's folders.
     """
     pid, interval_seconds = int(arguments[0]), float(arguments[1])
     method, psutil_folder, *joblib_places = arguments[2:]
     _allow_many_files()
     bell = _thread.allocate_lock()
     bell.acquire()
-    heard: list[bytes] = []
+    heard: list[object] = []
+    connection = Connection(0, 1, Peer(pid))
     last_pid = read_last_pid()
-    _thread.start_new_thread(_watch_input, (bell, heard))
+    _thread.start_new_thread(_watch_input, (connection, bell, heard))
     # In some containers the number is computed by somebody else, and stands still.
     has_last_pid = read_last_pid() != last_pid
     tree: ProcessTree | PortableTree
@@ -346,11 +343,11 @@ def main(arguments: list[str]) -> None:
     else:
         tree = ProcessTree(pid, joblib_places, has_last_pid=has_last_pid)
     sampler = Sampler(tree, GroupWatch(pid), interval_seconds)
-    _write(READY)
-    if sampler.run(bell) and heard == [STOP]:
+    connection.send(READY)
+    sampler.run(bell)
+    if heard == [STOP]:
         sampler.read(closely=True)
-        results = marshal.dumps(sampler.summarise())
-        _write(len(results).to_bytes(8, "little") + results)
+        connection.send(sampler.summarise())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import linecache
+import os
+import signal
 import warnings
 from typing import Any
 
@@ -162,8 +164,8 @@ def test_model_is_not_lost_when_the_process_that_reads_memory_dies(
     finish = SamplerProcess.finish
 
     def die(sampler: Any) -> Any:
-        sampler._process.kill()
-        sampler._process.wait()
+        os.kill(sampler.child.pid, signal.SIGKILL)
+        sampler.child.wait()
         return finish(sampler)
 
     monkeypatch.setattr(SamplerProcess, "finish", die)

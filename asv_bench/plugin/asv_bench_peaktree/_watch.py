@@ -5,10 +5,10 @@
     watch()                              python -I -S _sampler.py PID ...
     -------                              --------------------------------
     starts it                   ------>  first reading
-    waits for one byte         <-- r --
+    waits until it is ready    <------
     runs the block                       a reading every interval
-    block ends: one byte       -- s -->  last reading
-    fills the Peak             <------   length, marshalled results; exits
+    block ends                  ------>  last reading
+    fills the Peak             <------   results; exits
 
 The sampler comes with this package and is the same whichever commit is measured.
 """
@@ -28,8 +28,7 @@ from typing import Any
 
 __all__ = ["Peak", "can_measure", "check_interval", "watch"]
 
-_READY = b"r"
-_STOP = b"s"
+_STOP = "stop"
 _MARK = "skl_mmap-memory-sampler"
 """Last argument of every sampler: none of them is part of what they measure."""
 
@@ -145,7 +144,7 @@ class _Sampler:
             bufsize=0,
             start_new_session=True,
         )
-        if self._read(1) != _READY:
+        if not self._receive():
             self.end()
             raise RuntimeError(
                 "The process that reads memory ended with code "
@@ -164,8 +163,9 @@ class _Sampler:
         assert self._process.stdin is not None
         answer = b""
         with contextlib.suppress(OSError):
-            self._process.stdin.write(_STOP)
-            answer = self._read(int.from_bytes(self._read(8), "little"))
+            stop = marshal.dumps(_STOP)
+            self._process.stdin.write(len(stop).to_bytes(8, "little") + stop)
+            answer = self._receive()
         if not answer:
             self.end()
             raise RuntimeError(
@@ -187,6 +187,10 @@ class _Sampler:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def _receive(self) -> bytes:
+        """Read a message of `skl_mmap._child`, which has its size before it."""
+        return self._read(int.from_bytes(self._read(8), "little"))
 
     def _read(self, n_bytes: int) -> bytes:
         """Read so many bytes; none if the sampler ends before it has sent them."""

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 PLUGIN = Path(__file__).parents[1]
-SAMPLER = ("asv_bench_peaktree/_monitor/", "asv_bench_peaktree/_linux/")
+SAMPLER = tuple(
+    f"asv_bench_peaktree/{name}" for name in ("_monitor/", "_linux/", "_child.py")
+)
 MONITOR = PLUGIN.parents[1] / "skl_mmap" / "monitor"
 MIB = 2**20
 
@@ -177,11 +179,11 @@ def test_wheel_of_sdist_has_the_sampler_of_the_checkout(tmp_path: Path) -> None:
     wheel = build("wheel", unpacked, tmp_path / "wheel")
     found = read_sampler(direct)
     assert read_sampler(wheel) == found
-    names = ("_sampler.py", "_tree.py", "_process.py")
-    assert {"linux/proc.py", *(f"monitor/{name}" for name in names)} <= found.keys()
+    names = [f"monitor/_{name}.py" for name in ("sampler", "tree", "process")]
+    assert {"child.py", "linux/proc.py", *names} <= found.keys()
     for name, text in found.items():
-        folder = "_linux" if name.startswith("linux") else "monitor"
-        assert text == (MONITOR.parent / folder / Path(name).name).read_bytes()
+        place = name if name.startswith("monitor") else f"_{name}"
+        assert text == (MONITOR.parent / place).read_bytes()
 
 
 @pytest.mark.skipif(not MONITOR.exists(), reason="there is no checkout around it")
