@@ -91,21 +91,19 @@ def find_coefficient(values: Mapping[Shape, float], itemsize: int) -> Coefficien
     low_n = divide(n)
     full = values[n, d]
     in_all = full / (n * d * itemsize)
+    copies, is_certain = in_all, False
+    if low_n < n and (low_n, d) in values:
+        growth = (full - values[low_n, d]) / ((n - low_n) * d * itemsize)
+        copies = min(growth, in_all)
     for low_d in sorted({columns for _, columns in values} - {d}):
         corners = ((low_n, d), (n, low_d), (low_n, low_d))
         if low_n == n or not all(corner in values for corner in corners):
             continue
         mixed = full - values[low_n, d] - values[n, low_d] + values[low_n, low_d]
-        copies = mixed / ((n - low_n) * (d - low_d) * itemsize)
-        if -_NOISE <= copies <= in_all + _NOISE:
-            return _make(copies, in_all, is_certain=True)
-    if low_n < n and (low_n, d) in values:
-        copies = (full - values[low_n, d]) / ((n - low_n) * d * itemsize)
-        return _make(min(copies, in_all), in_all, is_certain=False)
-    return _make(in_all, in_all, is_certain=False)
-
-
-def _make(copies: float, in_all: float, *, is_certain: bool) -> Coefficient:
+        found = mixed / ((n - low_n) * (d - low_d) * itemsize)
+        if -_NOISE <= found <= in_all + _NOISE:
+            copies, is_certain = found, True
+            break
     copies = max(0.0, copies)
     return Coefficient(copies, in_all - copies, is_certain)
 
