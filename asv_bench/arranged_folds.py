@@ -26,8 +26,7 @@ from scenarios.rows import call_in_child
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_validate
 
-from skl_mmap import measure
-from skl_mmap.folds import arrange
+from skl_mmap import arrange, measure
 
 _COLUMNS = 50
 _CHUNK_ROWS = 1 << 14

@@ -22,20 +22,14 @@ from skl_mmap import exceptions
 
 if TYPE_CHECKING:
     from skl_mmap.backend import MmapBackend
+    from skl_mmap.containers import share
     from skl_mmap.copies import CopyReport, assert_no_copy, check_copies
     from skl_mmap.estimators import Memmapped
     from skl_mmap.files import load
-    from skl_mmap.folds import (
-        ArrangedSplits,
-        FoldReport,
-        PageFriendly,
-        arrange,
-        check_folds,
-        page_order,
-    )
-    from skl_mmap.inputs import share
     from skl_mmap.memory import SharedArray
     from skl_mmap.monitor import Measurement
+    from skl_mmap.orders import ArrangedSplits, PageFriendly, arrange, page_order
+    from skl_mmap.preview import FoldReport, check_folds
     from skl_mmap.report import MemoryReport, measure
 
 __version__ = "0.1.0.dev0"
@@ -63,22 +57,22 @@ __all__ = [
 
 # Where each lazily imported name lives.
 _MODULES = {
-    "ArrangedSplits": "skl_mmap.folds",
+    "ArrangedSplits": "skl_mmap.orders",
     "CopyReport": "skl_mmap.copies",
-    "FoldReport": "skl_mmap.folds",
+    "FoldReport": "skl_mmap.preview",
     "Measurement": "skl_mmap.monitor",
     "Memmapped": "skl_mmap.estimators",
     "MemoryReport": "skl_mmap.report",
-    "PageFriendly": "skl_mmap.folds",
+    "PageFriendly": "skl_mmap.orders",
     "SharedArray": "skl_mmap.memory",
-    "arrange": "skl_mmap.folds",
+    "arrange": "skl_mmap.orders",
     "assert_no_copy": "skl_mmap.copies",
     "check_copies": "skl_mmap.copies",
-    "check_folds": "skl_mmap.folds",
+    "check_folds": "skl_mmap.preview",
     "load": "skl_mmap.files",
     "measure": "skl_mmap.report",
-    "page_order": "skl_mmap.folds",
-    "share": "skl_mmap.inputs",
+    "page_order": "skl_mmap.orders",
+    "share": "skl_mmap.containers",
 }
 
 

@@ -28,6 +28,7 @@ from sklearn.tree import DecisionTreeRegressor
 
 import skl_mmap
 from skl_mmap import _compat
+from skl_mmap.containers import container_of
 from skl_mmap.copies._numpy_memory import is_hookable
 from skl_mmap.exceptions import FallbackWarning
 from tests.backend.common import use_mmap
@@ -379,14 +380,14 @@ class TestTables:
     def test_without_blocks_frames_are_sent_whole(
         self, kind: Any, without: Without
     ) -> None:
-        from skl_mmap.inputs._pandas import reduce_pandas
-
         data = kind(X if kind is pd.DataFrame else Y)
-        assert reduce_pandas(data, 1) is not None
+        container = container_of(data)
+        assert container is not None
+        assert container.take_apart(data, 1) is not None
         without("blocks of pandas")
         assert _compat.block_values(data) == []
         assert _compat.single_block(data) is None
-        assert reduce_pandas(data, 1) is None
+        assert container.take_apart(data, 1) is None
 
     def test_without_their_parts_nullable_columns_are_copied(
         self, without: Without

@@ -3,6 +3,16 @@
 # First, because it sees to it that the import of loky does no harm to joblib.
 import skl_mmap.backend._pool  # noqa: F401
 from skl_mmap.backend._backend import MmapBackend
+from skl_mmap.backend._indices import RowIndex, compact_item
 from skl_mmap.backend._labels import label_fold
+from skl_mmap.backend._options import Options
+from skl_mmap.backend._pickling import TaskPickler
 
-__all__ = ["MmapBackend", "label_fold"]
+__all__ = [
+    "MmapBackend",
+    "Options",
+    "RowIndex",
+    "TaskPickler",
+    "compact_item",
+    "label_fold",
+]

@@ -18,9 +18,9 @@ from loky.process_executor import ShutdownExecutorError
 
 from skl_mmap import _compat
 from skl_mmap.backend._calls import CallWatch
+from skl_mmap.backend._indices import compact_waiting
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._pool import get_executor
-from skl_mmap.backend._row_arguments import lighten_waiting
 from skl_mmap.backend._task import Task, unpack
 from skl_mmap.memory import Store
 from skl_mmap.monitor import is_measuring, note, publish
@@ -190,7 +190,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         if self._watch is not None:
             self._watch.see(func)
         options = self._call_options
-        freed_bytes = lighten_waiting(self.parallel, options)
+        freed_bytes = compact_waiting(self.parallel, options)
         task = Task(func, self._store, options, freed_bytes)
         future = self._workers.submit(task)
         if callback is not None:

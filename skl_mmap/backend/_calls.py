@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import inspect
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,11 @@ from skl_mmap._compat import tasks_of
 from skl_mmap.backend._labels import label_task
 from skl_mmap.backend._layouts import find_saved_conversion
 from skl_mmap.backend._options import Options
-from skl_mmap.memory import index_of_runs
+from skl_mmap.memory import count_runs, index_of_runs
 from skl_mmap.monitor import CallRecord
+
+if TYPE_CHECKING:
+    from skl_mmap.orders import PartitionCheck
 
 # These cannot be written into a line of code.
 _NOT_WRITTEN = frozenset({"initializer", "initargs"})
@@ -118,63 +121,41 @@ class CallWatch:
 class _Folds:
     """Finds out if the splits of a call can be arranged, as `skl_mmap.arrange` asks.
 
-    They can if no row is tested twice, and each train set is all rows that its test set
-    is not. Takes a byte and some passes over the indices for each row and split.
+    Takes a byte and some passes over the indices for each row and split.
     """
 
     def __init__(self) -> None:
         self.n_splits = self.n_runs = 0
-        self.is_partition: bool | None = None
         # Searches send the same sets, as arrays or as runs, for each candidate.
         self._known: dict[int, weakref.ref[Any]] = {}
         self._hashes: set[int] = set()
-        self._is_tested: npt.NDArray[np.bool_] | None = None
+        self._check: PartitionCheck | None = None
+
+    @property
+    def is_partition(self) -> bool | None:
+        """Whether they can; None if there were none."""
+        return None if self._check is None else self._check.holds
 
     def see(self, train: Any, test: Any, n_rows: int) -> None:
+        """Look at a split, unless it was seen before."""
+        from skl_mmap.orders import PartitionCheck
+
         known = self._known.get(id(test))
         if known is not None and known() is test:
             return
         if type(test) is np.ndarray:
             self._known[id(test)] = weakref.ref(test)
-        try:
-            tested = _as_mask(test, n_rows)
-            key = hash(tested.tobytes())
-            if key in self._hashes:
-                return
-            self._hashes.add(key)
-            self.n_splits += 1
-            self.n_runs = max(self.n_runs, _count_runs(train))
-            if self.is_partition is not False:
-                self.is_partition = self._is_part(_as_mask(train, n_rows), tested)
-        except (IndexError, TypeError, ValueError):
-            self.is_partition = False
-
-    def _is_part(
-        self, trained: npt.NDArray[np.bool_], tested: npt.NDArray[np.bool_]
-    ) -> bool:
-        if self._is_tested is None:
-            self._is_tested = np.zeros(len(tested), dtype=bool)
-        is_complement = bool(np.all(trained != tested))
-        is_first = not np.any(self._is_tested & tested)
-        self._is_tested |= tested
-        return is_complement and is_first
+        train, test = _as_index(train), _as_index(test)
+        key = hash(test.tobytes())
+        if key in self._hashes:
+            return
+        self._hashes.add(key)
+        self.n_splits += 1
+        self.n_runs = max(self.n_runs, count_runs(train))
+        if self._check is None:
+            self._check = PartitionCheck(n_rows)
+        self._check.see(train, test)
 
 
-def _as_mask(rows: Any, n_rows: int) -> npt.NDArray[np.bool_]:
-    """Return a mask of rows; ValueError where one is there twice."""
-    rows = index_of_runs(rows.runs) if hasattr(rows, "runs") else np.asarray(rows)
-    if rows.dtype == bool and rows.shape == (n_rows,):
-        return np.asarray(rows)
-    mask = np.zeros(n_rows, dtype=bool)
-    mask[rows] = True
-    if np.count_nonzero(mask) != len(rows):
-        raise ValueError("a row is there twice")
-    return mask
-
-
-def _count_runs(rows: Any) -> int:
-    if hasattr(rows, "runs"):
-        return len(rows.runs)
-    rows = np.asarray(rows)
-    rows = np.flatnonzero(rows) if rows.dtype == bool else rows
-    return int(np.count_nonzero(np.diff(rows) != 1)) + 1
+def _as_index(rows: Any) -> npt.NDArray[Any]:
+    return index_of_runs(rows.runs) if hasattr(rows, "runs") else np.asarray(rows)

@@ -81,14 +81,14 @@ class Observation:
         """Return what was seen, once."""
         counters.is_watching_pages = False
         attached_bytes, dirtied_bytes = counters.attached_bytes, counters.dirtied_bytes
-        mapped_bytes, reasons = counters.take()
+        cost = counters.take()
         return TaskRecord(
             pid=os.getpid(),
             seconds=self._seconds,
-            mapped_bytes=mapped_bytes,
-            copied_bytes=sum(reasons.values()),
+            mapped_bytes=cost.mapped_bytes,
+            copied_bytes=cost.copied_bytes,
             attached_bytes=attached_bytes,
-            copy_reasons=reasons,
+            copy_reasons={cause.key: n for cause, n in cost.copied.items()},
             peak_private_bytes=self._peak_private_bytes,
             dirtied_bytes=dirtied_bytes if self._is_measured else None,
             label=self._label,

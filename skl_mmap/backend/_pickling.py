@@ -13,14 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from loky.backend.reduction import get_loky_pickler
 
+from skl_mmap.backend._indices import RowIndex
 from skl_mmap.backend._layouts import InLayout, describe_conversion
 from skl_mmap.backend._object_arrays import rebuild_objects, share_objects
 from skl_mmap.backend._options import Options
-from skl_mmap.backend._row_arguments import RowIndex
+from skl_mmap.containers import known_containers
 from skl_mmap.exceptions import SklMmapError
-from skl_mmap.inputs._arrow import arrow_reducers
-from skl_mmap.inputs._pandas import column_major_block, pandas_classes, reduce_pandas
-from skl_mmap.inputs._sparse import compressed_classes, reduce_sparse
 from skl_mmap.memory import (
     ArrayHandle,
     Conversion,
@@ -79,18 +77,18 @@ class _ArrayPickler(_LokyPickler):  # type: ignore[misc]
         raise NotImplementedError  # pragma: no cover - abstract
 
     def reduce_container(self, obj: Any) -> Any:
-        """Take apart what holds arrays, if it should be put together differently."""
+        """Return how to pickle a frame or matrix; None as its library does it."""
         return None
 
 
-class _TaskPickler(_ArrayPickler):
+class TaskPickler(_ArrayPickler):
     """Shares the arrays of a task, and keeps the segments that it refers to."""
 
     def __init__(self, file: io.BytesIO, store: Store, options: Options) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self._store = store
         self._options = options
-        self._reducers = _container_reducers() if options.min_bytes is not None else {}
+        self._containers = known_containers() if options.min_bytes is not None else {}
         # Arrays that are to be stored in Fortran order, by id, and kept alive by it.
         self._in_fortran_order: dict[int, npt.NDArray[Any]] = {}
         self.segments: list[Segment] = []
@@ -98,12 +96,16 @@ class _TaskPickler(_ArrayPickler):
     def reduce_container(self, obj: Any) -> Any:
         if type(obj) is np.ndarray:
             return self._reduce_objects(obj)
-        reduce = self._reducers.get(type(obj))
-        if reduce is None:
+        container = self._containers.get(type(obj))
+        if container is None:
             return None
-        reduced = reduce(obj, self._options.min_bytes or 0)
-        if reduced is not None and reduce is reduce_pandas:
-            self._store_in_rows(obj)
+        reduced = container.take_apart(obj, self._options.min_bytes or 0)
+        if reduced is not None and self._options.row_order == "any":
+            # It changes how columns lie in memory, and with it the order in which some
+            # sums are made: not with row_order="exact".
+            block = container.block_by_column(obj)
+            if block is not None:
+                self._in_fortran_order[id(block)] = block
         return reduced
 
     def _reduce_objects(self, array: npt.NDArray[Any]) -> Any:
@@ -132,16 +134,6 @@ class _TaskPickler(_ArrayPickler):
         handle, segment = shared
         self.segments.append(segment)
         return handle
-
-    def _store_in_rows(self, frame: Any) -> None:
-        """Let a frame of numbers become one whose rows can be mapped.
-
-        It changes how its columns lie in memory, and with it the order in which some
-        sums are made: not with row_order="exact".
-        """
-        block = column_major_block(frame) if self._options.row_order == "any" else None
-        if block is not None:
-            self._in_fortran_order[id(block)] = block
 
     def reduce_array(self, array: npt.NDArray[Any]) -> Any:
         memmap = writable_memmap_of(array)
@@ -201,15 +193,6 @@ def _as_it_is(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
-def _container_reducers() -> dict[type[Any], Callable[[Any, int], Any]]:
-    """Return the classes that hold arrays, of the libraries in use here."""
-    return {
-        **dict.fromkeys(compressed_classes(), reduce_sparse),
-        **dict.fromkeys(pandas_classes(), reduce_pandas),
-        **arrow_reducers(),
-    }
-
-
 def _reduce_writable(array: npt.NDArray[Any], memmap: np.memmap[Any, Any]) -> Any:
     """Let workers write to the user's own file, as joblib does."""
     start = array.__array_interface__["data"][0]
@@ -253,7 +236,7 @@ def dump_task(
         If an array could not be shared; its argument is the reason.
     """
     file = io.BytesIO()
-    pickler = _TaskPickler(file, store, options)
+    pickler = TaskPickler(file, store, options)
     pickler.dump(task)
     return file.getvalue(), pickler.segments
 

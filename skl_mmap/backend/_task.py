@@ -18,10 +18,10 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
+from skl_mmap.backend._indices import compact_batch
 from skl_mmap.backend._observation import Observation
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._pickling import SharingError, dump_result, dump_task, load
-from skl_mmap.backend._row_arguments import with_light_rows
 from skl_mmap.memory import Segment, Store, live_mappings, trim_heap
 from skl_mmap.monitor._records import (
     TaskRecord,
@@ -41,13 +41,13 @@ class Task:
     """A batch in the parent; becomes a `PackedTask` when it is pickled.
 
     loky pickles in its feeder thread, so that copying a large array does not stop the
-    thread that dispatches. Index arrays are made light at once: joblib holds many.
+    thread that dispatches. Index arrays are compacted at once: joblib holds many.
     """
 
     def __init__(
         self, batch: Any, store: Store | None, options: Options, freed_bytes: int = 0
     ) -> None:
-        self._batch, self._freed_bytes = with_light_rows(batch, options)
+        self._batch, self._freed_bytes = compact_batch(batch, options)
         self._freed_bytes += freed_bytes
         self._store = store
         self._options = options

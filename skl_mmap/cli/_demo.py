@@ -28,6 +28,7 @@ from skl_mmap.cli._command import (
     rows_or_bytes,
 )
 from skl_mmap.cli._console import show, show_json
+from skl_mmap.report import explain
 
 _BACKENDS = ("loky", "threading", "mmap")
 # The table never changes, so the memory it needs is known before it is loaded.
@@ -205,7 +206,7 @@ def to_dict(comparison: Comparison, row_order: str) -> dict[str, Any]:
 def explain_copies(comparison: Comparison) -> list[str]:
     """Say why rows were copied, largest first; nothing if the backend does not."""
     return [
-        f"{run.backend} copied {format_bytes(n_bytes)}: {reason}"
+        f"{run.backend} copied {format_bytes(n_bytes)}: {explain(reason)}"
         for run in comparison.runs
         for reason, n_bytes in sorted(
             (run.copy_reasons or {}).items(), key=lambda item: -item[1]

@@ -10,7 +10,7 @@ from skl_mmap._units import format_bytes
 from skl_mmap.cli._command import ExitCode, Parser, refuse_unreadable
 from skl_mmap.cli._console import show, show_json
 from skl_mmap.files import FileInfo, file_info
-from skl_mmap.inputs._fold_costs import FoldCost, Layout, kfold_costs
+from skl_mmap.preview import KFoldCosts, Layout, kfold_costs
 
 _MAX_COLUMNS = 20
 _DESCRIPTION = """\
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise refuse_unreadable(arguments.path, error) from error
     layout = _layout_of(info)
-    costs: list[FoldCost] = []
+    costs: list[KFoldCosts] = []
     if layout is not None and layout.n_rows >= arguments.n_splits:
         costs = kfold_costs(layout, arguments.n_splits)
     if arguments.json:
@@ -67,7 +67,7 @@ def _at_once(copied_bytes: list[int], n_jobs: int) -> int:
     return sum(sorted(copied_bytes)[-n_jobs:])
 
 
-def _train_bytes(cost: FoldCost) -> list[int]:
+def _train_bytes(cost: KFoldCosts) -> list[int]:
     """Return the bytes of each train set, all of which loky copies."""
     pairs = zip(cost.mapped_bytes, cost.copied_bytes, strict=True)
     return [mapped + copied for mapped, copied in pairs]
@@ -76,7 +76,7 @@ def _train_bytes(cost: FoldCost) -> list[int]:
 def _to_dict(
     info: FileInfo,
     layout: Layout | None,
-    costs: list[FoldCost],
+    costs: list[KFoldCosts],
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     n_jobs = arguments.n_jobs
@@ -146,7 +146,7 @@ def _describe_content(info: FileInfo, layout: Layout | None) -> list[str]:
     return lines
 
 
-def _show_costs(costs: list[FoldCost], arguments: argparse.Namespace) -> None:
+def _show_costs(costs: list[KFoldCosts], arguments: argparse.Namespace) -> None:
     """Print what the train sets of KFold cost under each backend."""
     n_splits = arguments.n_splits
     if not costs:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap.containers import container_of
 from skl_mmap.files import find_format, load, load_column, open_table
-from skl_mmap.inputs._pandas import frame_bytes, pandas_classes
 from skl_mmap.memory import Placement
 
 __all__ = ["count_bytes", "read_arguments"]
@@ -110,19 +109,12 @@ def _as_vector(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def count_bytes(value: Any) -> int | None:
     """Return the bytes of an array, a frame or a sparse matrix; None if unknown."""
-    if isinstance(value, np.ndarray):
-        return value.nbytes
-    if type(value) in pandas_classes():
-        return frame_bytes(value)
-    sparse = sys.modules.get("scipy.sparse")
-    if sparse is not None and sparse.issparse(value):
-        return int(getattr(value, "data", np.empty(0)).nbytes)
+    container = container_of(value)
+    if container is not None:
+        return container.n_bytes(value)
     if isinstance(value, list | tuple):
         # What numpy would make of it, without making it.
         is_matrix = bool(value) and isinstance(value[0], list | tuple | np.ndarray)
         return _NUMBER_BYTES * len(value) * (len(value[0]) if is_matrix else 1)
-    polars = sys.modules.get("polars")
-    if polars is not None and isinstance(value, polars.DataFrame):
-        return int(value.estimated_size())
     n_bytes = getattr(value, "nbytes", None)
     return int(n_bytes) if isinstance(n_bytes, int) else None

@@ -261,7 +261,7 @@ def _make_frame(values: npt.NDArray[Any], names: tuple[str, ...]) -> Any:
         import pandas
 
         return pandas.DataFrame(values, columns=list(names))
-    from skl_mmap.inputs._pandas import make_frame
+    from skl_mmap.containers._pandas import make_frame
 
     return make_frame(values, list(names))
 

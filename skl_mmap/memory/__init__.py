@@ -1,66 +1,116 @@
-"""Shared memory: segments, mappings, row runs, SharedArray and the store."""
+"""Shared memory: segments, mappings, the plan of a selection, arrays, the store."""
 
 from skl_mmap._linux.calls import trim_heap
 from skl_mmap._linux.proc import can_remap
 from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._adoption import adopt
+from skl_mmap.memory._closing import ClosedAtExit
 from skl_mmap.memory._conversion import Conversion, LossyConversionError
 from skl_mmap.memory._handles import (
     ArrayHandle,
     IndexHandle,
+    contiguous_strides,
     describe,
     index_runs,
     map_array,
+    plan_array,
     rebuild_array,
     rebuild_index,
     rebuild_plain,
 )
-from skl_mmap.memory._mapping import Settings, live_mappings
+from skl_mmap.memory._mapping import (
+    byte_bounds,
+    find_mapping,
+    geometry_of,
+    live_mappings,
+)
 from skl_mmap.memory._placement import Placement
+from skl_mmap.memory._plan import (
+    MAX_RUNS,
+    Cost,
+    Geometry,
+    Origin,
+    Piece,
+    Plan,
+    Settings,
+    count_selected,
+    plan_rows,
+    plan_runs,
+    row_key,
+)
+from skl_mmap.memory._reading import reading_in_order
 from skl_mmap.memory._reasons import Cause, Reason, Remedy
 from skl_mmap.memory._result_buffer import ResultBuffer, ResultSlot, WrittenArray
-from skl_mmap.memory._row_selection import join_rows
-from skl_mmap.memory._runs import Runs, expand_runs, find_runs, index_of_runs
-from skl_mmap.memory._segment import Segment
+from skl_mmap.memory._runs import (
+    Runs,
+    count_runs,
+    expand_runs,
+    find_runs,
+    index_of_runs,
+)
+from skl_mmap.memory._segment import Segment, SegmentHandle
 from skl_mmap.memory._segment_writer import SegmentWriter
+from skl_mmap.memory._selection import carry_out, select_rows
 from skl_mmap.memory._shared_array import SharedArray
 from skl_mmap.memory._sharing import share_array
-from skl_mmap.memory._store import Store
-from skl_mmap.memory._user_files import writable_memmap_of
+from skl_mmap.memory._store import Store, stored_layout
+from skl_mmap.memory._user_files import describe_memmap, writable_memmap_of
 
 __all__ = [
+    "MAX_RUNS",
     "ArrayHandle",
     "Cause",
+    "ClosedAtExit",
     "Conversion",
+    "Cost",
+    "Geometry",
     "IndexHandle",
     "LossyConversionError",
+    "Origin",
+    "Piece",
     "Placement",
+    "Plan",
     "Reason",
     "Remedy",
     "ResultBuffer",
     "ResultSlot",
     "Runs",
     "Segment",
+    "SegmentHandle",
     "SegmentWriter",
     "Settings",
     "SharedArray",
     "Store",
     "WrittenArray",
     "adopt",
+    "byte_bounds",
     "can_remap",
+    "carry_out",
+    "contiguous_strides",
+    "count_runs",
+    "count_selected",
     "counters",
     "describe",
+    "describe_memmap",
     "expand_runs",
+    "find_mapping",
     "find_runs",
+    "geometry_of",
     "index_of_runs",
     "index_runs",
-    "join_rows",
     "live_mappings",
     "map_array",
+    "plan_array",
+    "plan_rows",
+    "plan_runs",
+    "reading_in_order",
     "rebuild_array",
     "rebuild_index",
     "rebuild_plain",
+    "row_key",
+    "select_rows",
     "share_array",
+    "stored_layout",
     "trim_heap",
     "writable_memmap_of",
 ]

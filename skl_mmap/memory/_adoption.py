@@ -28,8 +28,9 @@ from skl_mmap import _compat
 from skl_mmap._linux import calls, proc
 from skl_mmap._linux.proc import areas_between, is_mapped_at
 from skl_mmap.memory._filling import fill_range
-from skl_mmap.memory._mapping import Mapping, Piece, Settings
+from skl_mmap.memory._mapping import Mapping
 from skl_mmap.memory._placement import Placement
+from skl_mmap.memory._plan import Piece, Settings
 from skl_mmap.memory._segment import Segment, new_segment
 
 __all__ = ["adopt", "find_refusal"]

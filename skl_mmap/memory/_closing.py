@@ -1,8 +1,9 @@
-"""Closing an array: its class changes to one whose every use is an error.
+"""Closing what is shared: its class changes to one whose every use is an error.
 
-An open array pays nothing for this. Its memory can be let go of at once if nothing
-refers to it but names in the function that closes it. A memoryview, a view of another
-class or C code would refer to it too, and must find the memory where it was.
+An open array pays nothing for this, and a closed one cannot be mistaken for data: an
+array without rows, which would be simpler, can. The memory of an array can be let go
+of at once if nothing refers to it but names in the function that closes it. A view of
+another class, a memoryview or C code would refer to it too, and must find it there.
 """
 
 from __future__ import annotations
@@ -13,20 +14,25 @@ import sys
 import weakref
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from skl_mmap.exceptions import ClosedArrayError
 
-__all__ = ["WeakMethod", "close_array", "close_at_exit", "forbid_use"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
+# Python looks these up in the class, and C code does not ask __getattribute__.
 _SPECIAL_METHODS = (
     *("__array_function__", "__array_ufunc__", "__bool__", "__complex__"),
     *("__contains__", "__copy__", "__deepcopy__", "__float__", "__format__"),
     *("__getitem__", "__index__", "__int__", "__iter__", "__len__", "__reduce__"),
-    *("__reduce_ex__", "__setitem__"),
+    *("__reduce_ex__", "__setattr__", "__setitem__"),
+)
+_STILL_USABLE = frozenset(
+    {"__class__", "__enter__", "__exit__", "__repr__", "__str__", "close"}
 )
 
 _closed_classes: dict[type, type] = {}
@@ -88,7 +94,7 @@ def _close(reference: weakref.ref[Any], caller: FrameType) -> None:
     # Counted before the variables are looked at, which may make a copy of them.
     n_holders = _count_holders(reference)
     array = reference()
-    if array is None or type(array) not in _closed_classes:
+    if array is None or _is_closed(array):
         return
     # Without the GIL, another thread may just be taking a reference.
     is_alone = _has_gil() and n_holders == _count_names(array, caller)
@@ -98,7 +104,7 @@ def _close(reference: weakref.ref[Any], caller: FrameType) -> None:
         np.ndarray.__setstate__(array, empty_state)
     if array.on_close is not None:
         array.on_close()
-    array.__class__ = _closed_classes[type(array)]
+    array.__class__ = _closed_class(type(array))
 
 
 def _count_names(array: object, frame: FrameType) -> int:
@@ -116,27 +122,56 @@ def _has_gil() -> bool:
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
-def forbid_use(array_class: type[npt.NDArray[Any]]) -> None:
-    """Make the class that arrays of a class have after they were closed."""
+def _is_closed(shared: object) -> bool:
+    return type(shared) in _closed_classes.values()
+
+
+def _closed_class(class_: type) -> type:
+    """Return the class that objects of a class have after they were closed."""
+    if class_ in _closed_classes:
+        return _closed_classes[class_]
 
     def refuse(*_arguments: object, **_parameters: object) -> NoReturn:
         raise ClosedArrayError(
-            "this shared array was closed, so its memory may be gone. Use it before "
-            "close() or inside its `with` block, or copy what is needed later."
+            f"this {class_.__name__} was closed, so its memory may be gone. Use it "
+            "before close() or inside its `with` block, or copy what is needed later."
         )
 
-    def describe(_array: object) -> str:
-        return f"<closed {array_class.__name__}>"
+    def get(instance: Any, name: str) -> Any:
+        if name in _STILL_USABLE:
+            return object.__getattribute__(instance, name)
+        return refuse()
 
-    names = [name for name in dir(array_class) if not name.startswith("_")]
-    namespace: dict[str, Any] = {name: property(refuse) for name in names}
-    namespace.update(dict.fromkeys(_SPECIAL_METHODS, refuse))
-    namespace.update(
-        __doc__="A shared array that was closed: every use raises ClosedArrayError.",
-        __repr__=describe,
-        __str__=describe,
-        __slots__=(),
-        close=WeakMethod(close_array),
-    )
-    name = f"Closed{array_class.__name__}"
-    _closed_classes[array_class] = type(name, (array_class,), namespace)
+    def describe(_instance: object) -> str:
+        return f"<closed {class_.__name__}>"
+
+    namespace: dict[str, Any] = {
+        **dict.fromkeys(_SPECIAL_METHODS, refuse),
+        "__getattribute__": get,
+        "__repr__": describe,
+        "__str__": describe,
+        "__doc__": "It was closed: every use raises ClosedArrayError.",
+    }
+    closed = type(f"Closed{class_.__name__}", (class_,), namespace)
+    return _closed_classes.setdefault(class_, closed)
+
+
+class ClosedAtExit:
+    """A frame or matrix that lets go of its memory at the end of a ``with`` block.
+
+    What was taken from it, folds and columns say, stays valid: the memory is freed when
+    nothing refers to it any more. There is no method ``close``: it would hide a column
+    of this name (``prices.close``).
+    """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Let go of everything; nothing happens the second time."""
+        if _is_closed(self):
+            return
+        closed = _closed_class(type(self))
+        vars(self).clear()
+        # pandas has a __setattr__ that looks for columns.
+        object.__setattr__(self, "__class__", closed)

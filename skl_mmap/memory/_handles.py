@@ -20,18 +20,17 @@ import numpy.typing as npt
 
 from skl_mmap._linux.proc import can_remap
 from skl_mmap.memory._accounting import counters
-from skl_mmap.memory._joining import JoinPlan, map_pieces, plan_pieces
 from skl_mmap.memory._mapping import (
     Mapping,
-    Piece,
-    Settings,
     as_array,
     find_mapping,
     has_overlap,
+    map_plan,
 )
-from skl_mmap.memory._row_selection import join_rows
+from skl_mmap.memory._plan import Piece, Plan, Settings, pieces_between, plan_pieces
 from skl_mmap.memory._runs import Runs, find_runs, index_of_runs
 from skl_mmap.memory._segment import Segment, SegmentHandle, attach_segment
+from skl_mmap.memory._selection import join_rows
 from skl_mmap.memory._shared_array import SharedArray
 
 __all__ = [
@@ -133,7 +132,7 @@ def describe(
 def _merged(mapping: Mapping, start: int, stop: int) -> list[Piece]:
     """Origins of a byte range, with those that follow each other in the file joined."""
     merged: list[Piece] = []
-    for piece in mapping.pieces_between(start, stop):
+    for piece in pieces_between(mapping.pieces, start, stop):
         if merged:
             last = merged[-1]
             if last.file_offset + last.stop - last.start == piece.file_offset:
@@ -161,7 +160,7 @@ def rebuild_array(handle: ArrayHandle) -> npt.NDArray[Any]:
     if not can_remap() or handle.segment.path is not None:
         return _rebuild_portable(handle)
     plan = plan_array(handle)
-    mapping = map_pieces(segment, plan, handle.settings)
+    mapping = map_plan(segment, plan, handle.settings)
     if mapping is None:  # the kernel has no room for more mappings
         return _read(segment, handle, plan.pieces)
     counters.add_attached(mapping.mapped_bytes)
@@ -175,7 +174,7 @@ def rebuild_array(handle: ArrayHandle) -> npt.NDArray[Any]:
     )
 
 
-def plan_array(handle: ArrayHandle) -> JoinPlan:
+def plan_array(handle: ArrayHandle) -> Plan:
     """Find out which pages of an array will be mapped when it is rebuilt."""
     pieces = []
     place = 0

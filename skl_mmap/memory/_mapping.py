@@ -1,79 +1,46 @@
-"""Mappings: ranges of virtual memory over one or more parts of a segment."""
+"""Mappings: ranges of virtual memory over one or more parts of a segment.
+
+A mapping is reserved first, and then filled as a plan says: pages that agree with the
+file modulo the page size are mapped, all other bytes are copied to private pages.
+"""
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from skl_mmap._linux import calls, proc
 from skl_mmap.memory._accounting import counters
-from skl_mmap.memory._planning_context import current_planning
+from skl_mmap.memory._plan import (
+    Geometry,
+    Origin,
+    Piece,
+    Plan,
+    Settings,
+    overlaps,
+    pieces_between,
+    round_up,
+)
 from skl_mmap.memory._segment import Segment
 from skl_mmap.monitor import own_memory
 
 __all__ = [
     "Mapping",
-    "Piece",
-    "Settings",
     "as_array",
     "find_mapping",
+    "geometry_of",
     "has_overlap",
     "live_mappings",
+    "map_plan",
 ]
 
 # Smaller mappings are looked through page by page when they go.
 _MIN_GUESSED_BYTES = 8 << 20
-
-
-class Settings(NamedTuple):
-    """How arrays are handed to tasks.
-
-    Attributes
-    ----------
-    mmap_mode : {"c", "r"}
-        Copy-on-write or read-only.
-    min_mapped_bytes : int
-        Rows are copied when fewer bytes than this could be mapped: a mapping costs
-        about as much time as copying some hundred KiB.
-    min_bytes : int
-        Smaller parts of an array are sent by value: they would keep all of it alive.
-    column_runs : tuple of (int, int)
-        Of an array in Fortran order: runs of rows that are selected into Fortran order
-        too, column by column. All other rows are selected into C order, as by numpy.
-    """
-
-    mmap_mode: str = "c"
-    min_mapped_bytes: int = 256 << 10
-    min_bytes: int = 1 << 20
-    column_runs: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether tasks may write to what they are given."""
-        return self.mmap_mode == "c"
-
-
-class Piece(NamedTuple):
-    """Where some bytes of a mapping come from.
-
-    Attributes
-    ----------
-    start, stop : int
-        Place in the mapping's data.
-    file_offset : int
-        Place of the first byte in the segment.
-    address : int
-        Where the same bytes lie in memory already, or 0.
-    """
-
-    start: int
-    stop: int
-    file_offset: int
-    address: int = 0
 
 
 class Mapping:
@@ -93,11 +60,7 @@ class Mapping:
         How the data is handed on.
     is_writable : bool
         Whether writes are allowed; they stay private.
-    is_planned : bool
-        Whether it is only pretended; see `PlannedMapping`.
     """
-
-    is_planned = False
 
     def __init__(
         self,
@@ -171,24 +134,10 @@ class Mapping:
         """Bytes that cost no memory here."""
         return sum(stop - start for start, stop in self.mapped)
 
-    def pieces_between(self, start: int, stop: int) -> Iterator[Piece]:
-        """Yield the origin of the bytes ``[start, stop)`` of this mapping."""
-        for piece in self.pieces:
-            low, high = max(piece.start, start), min(piece.stop, stop)
-            if low < high:
-                yield Piece(low, high, piece.file_offset + low - piece.start)
-
-    def is_mapped_between(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Yield the parts of ``[start, stop)`` that share pages with the segment."""
-        for mapped_start, mapped_stop in self.mapped:
-            low, high = max(mapped_start, start), min(mapped_stop, stop)
-            if low < high:
-                yield low, high
-
     def is_unmodified(self, start: int, stop: int) -> bool:
         """Whether the bytes ``[start, stop)`` are still those of the segment."""
         place = start
-        for low, high in self.is_mapped_between(start, stop):
+        for low, high in overlaps(self.mapped, start, stop):
             if not self._copy_is_unmodified(place, low):
                 return False
             if self.is_writable and proc.has_private_pages(
@@ -210,7 +159,7 @@ class Mapping:
         """Compare copied bytes with the segment's, a bounded number at a time."""
         chunk_bytes = 1 << 18
         buffer = np.empty(min(chunk_bytes, max(stop - start, 0)), dtype=np.uint8)
-        for piece in self.pieces_between(start, stop):
+        for piece in pieces_between(self.pieces, start, stop):
             for low in range(piece.start, piece.stop, chunk_bytes):
                 n_bytes = min(chunk_bytes, piece.stop - low)
                 offset = piece.file_offset + low - piece.start
@@ -234,16 +183,33 @@ def find_mapping(array: npt.NDArray[Any]) -> tuple[Mapping, int, int] | None:
         The mapping, and the first byte in it and the one after the last that the
         array's elements touch.
     """
-    planning = current_planning()
-    if array.nbytes == 0 or not (_mappings or planning):
+    if array.nbytes == 0 or not _mappings:
         return None
-    low, high = _byte_bounds(array)
-    for mapping in live_mappings() if planning is None else planning.mappings:
+    low, high = byte_bounds(array)
+    for mapping in live_mappings():
         start = low - mapping.address
         is_within = 0 <= start and high - mapping.address <= mapping.n_bytes
         if is_within and mapping.is_at(start, high - mapping.address):
             return mapping, start, high - mapping.address
     return None
+
+
+def geometry_of(array: npt.NDArray[Any]) -> Geometry:
+    """Return how the rows of an array lie, and where they come from if it is shared."""
+    found = find_mapping(array)
+    if found is None:
+        return Geometry.of(array, None)
+    mapping, start, _ = found
+    origin = Origin(
+        start,
+        mapping.pieces,
+        mapping.mapped,
+        mapping.settings,
+        mapping.address,
+        mapping.is_unmodified,
+        mapping.segment,
+    )
+    return Geometry.of(array, origin)
 
 
 def has_overlap(array: npt.NDArray[Any]) -> bool:
@@ -267,7 +233,8 @@ def live_mappings() -> list[Mapping]:
     return [mapping for ref in references if (mapping := ref()) is not None]
 
 
-def _byte_bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
+def byte_bounds(array: npt.NDArray[Any]) -> tuple[int, int]:
+    """Return the first address of an array's elements, and the one after the last."""
     low = high = array.__array_interface__["data"][0]
     for length, stride in zip(array.shape, array.strides, strict=True):
         if stride < 0:
@@ -294,3 +261,93 @@ def as_array(
     return np.ndarray.__new__(
         subtype, shape, dtype, buffer=data, offset=offset, strides=strides
     )
+
+
+def map_plan(segment: Segment, plan: Plan, settings: Settings) -> Mapping | None:
+    """Put pieces of a segment next to each other in memory, as planned.
+
+    None if the kernel has no room for it: too many mappings (``vm.max_map_count``), or
+    too many addresses.
+    """
+    region_bytes = round_up(plan.n_bytes, proc.PAGE_BYTES) + 2 * calls.HUGE_PAGE_BYTES
+    if _count_ranges() + 2 * len(plan.parts) > _max_ranges():
+        return None
+    try:
+        region = calls.reserve(region_bytes)
+        address = region + (plan.phase - region) % calls.HUGE_PAGE_BYTES
+        mapping = Mapping(
+            (region, region_bytes), address, plan.pieces, segment, settings
+        )
+        _fill(mapping, plan)
+    except OSError:
+        return None  # what was mapped goes away, and the caller copies
+    return mapping
+
+
+def _fill(mapping: Mapping, plan: Plan) -> None:
+    place = 0
+    for part, span in zip(plan.parts, plan.spans, strict=True):
+        _map_part(mapping, part)
+        mapping.mapped.append(span)
+        _copy(mapping, place, span[0])
+        place = span[1]
+    _copy(mapping, place, mapping.n_bytes)
+
+
+def _map_part(mapping: Mapping, part: tuple[int, int, int]) -> None:
+    low, high, offset = part
+    low, length, fd = mapping.address + low, high - low, mapping.segment.fd
+    try:
+        calls.map_file(low, length, fd, offset, writable=mapping.is_writable)
+    except OSError:
+        if not mapping.is_writable or mapping.mapped:
+            raise
+        # Strict overcommit charges writable private pages, read-only ones not.
+        calls.map_file(low, length, fd, offset, writable=False)
+        mapping.is_writable = False
+
+
+def _copy(mapping: Mapping, start: int, stop: int) -> None:
+    """Copy the bytes that cannot be mapped to private pages."""
+    if start >= stop:
+        return
+    # Every boundary is one of pages, but for those of the result itself.
+    low = (mapping.address + start) // proc.PAGE_BYTES * proc.PAGE_BYTES
+    high = round_up(mapping.address + stop, proc.PAGE_BYTES)
+    calls.protect(low, high - low, writable=True)
+    if high - low >= calls.HUGE_PAGE_BYTES:
+        calls.advise(low, high - low, calls.MADV_HUGEPAGE)
+    for piece in _overlapping(mapping.pieces, start, stop):
+        begin, end = max(piece.start, start), min(piece.stop, stop)
+        target, shift = mapping.address + begin, begin - piece.start
+        if piece.address:
+            calls.move(target, piece.address + shift, end - begin)
+        else:
+            mapping.segment.read_into(target, end - begin, piece.file_offset + shift)
+    if not mapping.is_writable:
+        calls.protect(low, high - low, writable=False)
+
+
+def _overlapping(pieces: Sequence[Piece], start: int, stop: int) -> Iterator[Piece]:
+    # Bisection, because _copy() is called once for each mapped piece.
+    low, high = 0, len(pieces)
+    while low < high:
+        middle = (low + high) // 2
+        if pieces[middle].stop <= start:
+            low = middle + 1
+        else:
+            high = middle
+    while low < len(pieces) and pieces[low].start < stop:
+        yield pieces[low]
+        low += 1
+
+
+def _count_ranges() -> int:
+    """Count what the kernel has to keep for the mappings of this process."""
+    return sum(2 * len(mapping.mapped) + 2 for mapping in live_mappings())
+
+
+@functools.cache
+def _max_ranges() -> int:
+    """Half of what a process may have: libraries have to be loaded as well."""
+    return proc.max_ranges() // 2

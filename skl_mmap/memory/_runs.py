@@ -151,3 +151,25 @@ def index_of_runs(runs: Runs) -> npt.NDArray[np.intp]:
         index[place : place + len(chunk)] = chunk
         place += len(chunk)
     return index
+
+
+def count_runs(rows: Any) -> int:
+    """Count the runs of consecutive rows, however many, in chunks.
+
+    Examples
+    --------
+    >>> count_runs([0, 1, 2, 7, 8, 3]), count_runs(np.array([True, False, True]))
+    (3, 2)
+    """
+    index = np.asarray(rows)
+    if not index.size:
+        return 0
+    is_mask = index.dtype == bool
+    n_runs = int(index[0]) if is_mask else 1
+    for begin in range(0, len(index) - 1, _CHUNK_ROWS):
+        chunk = index[begin : begin + _CHUNK_ROWS + 1]
+        if is_mask:
+            n_runs += int(np.count_nonzero(chunk[1:] & ~chunk[:-1]))
+        else:
+            n_runs += int(np.count_nonzero(chunk[1:] - 1 != chunk[:-1]))
+    return n_runs

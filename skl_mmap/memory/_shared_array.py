@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap.memory._closing import (
-    WeakMethod,
-    close_array,
-    close_at_exit,
-    forbid_use,
-)
+from skl_mmap.memory._closing import WeakMethod, close_array, close_at_exit
 from skl_mmap.memory._mapping import find_mapping
-from skl_mmap.memory._row_selection import select_rows
+from skl_mmap.memory._selection import select_rows
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -130,5 +125,3 @@ _PLAIN_METHODS = (
 )
 for _name in _PLAIN_METHODS:
     setattr(SharedArray, _name, _delegate(_name))
-
-forbid_use(SharedArray)

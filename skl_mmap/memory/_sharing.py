@@ -9,8 +9,8 @@ import numpy.typing as npt
 from skl_mmap.memory._conversion import Conversion, create_converted
 from skl_mmap.memory._filling import stored_order
 from skl_mmap.memory._handles import as_shared, describe, map_array, rebuild_array
-from skl_mmap.memory._mapping import Settings
 from skl_mmap.memory._placement import Placement
+from skl_mmap.memory._plan import Settings
 from skl_mmap.memory._reading import reading_in_order
 from skl_mmap.memory._segment import create_segment
 from skl_mmap.memory._shared_array import SharedArray

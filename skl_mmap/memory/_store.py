@@ -38,8 +38,9 @@ from skl_mmap.memory._conversion import (
 )
 from skl_mmap.memory._filling import iterate_stored
 from skl_mmap.memory._handles import ArrayHandle, contiguous_strides, describe
-from skl_mmap.memory._mapping import Mapping, Settings, find_mapping
+from skl_mmap.memory._mapping import Mapping, find_mapping
 from skl_mmap.memory._placement import Placement
+from skl_mmap.memory._plan import Settings
 from skl_mmap.memory._publishing import publish_shared
 from skl_mmap.memory._segment import (
     Segment,
@@ -72,7 +73,7 @@ class _Entry:
         epoch: int,
         conversion: Conversion,
     ) -> None:
-        self.layout = _layout_of(array, conversion)
+        self.layout = stored_layout(array, conversion)
         self.is_optional = conversion.is_optional
         self.segment_ref = weakref.ref(segment)
         # Kept as long as the source lives; see adopt().
@@ -241,7 +242,7 @@ class Store:
             self._identity = None
 
     def _find(self, array: npt.NDArray[Any], conversion: Conversion) -> Segment | None:
-        layout = _layout_of(array, conversion)
+        layout = stored_layout(array, conversion)
         alive = []
         found = None
         for entry in self._entries:
@@ -325,7 +326,7 @@ class Store:
         segment: Segment,
         conversion: Conversion = _AS_IT_IS,
     ) -> ArrayHandle:
-        shape, strides, dtype = _layout_of(array, conversion)
+        shape, strides, dtype = stored_layout(array, conversion)
         return ArrayHandle(
             segment.handle(),
             ((0, segment.n_bytes),),
@@ -354,7 +355,7 @@ def _place_of(array: npt.NDArray[Any]) -> tuple[Any, ...]:
     return array.__array_interface__["data"][0], array.strides
 
 
-def _layout_of(
+def stored_layout(
     array: npt.NDArray[Any], conversion: Conversion
 ) -> tuple[tuple[int, ...], tuple[int, ...], np.dtype[Any]]:
     """Shape, strides and dtype of an array in its segment.

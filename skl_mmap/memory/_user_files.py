@@ -15,7 +15,8 @@ import numpy.typing as npt
 from skl_mmap._linux import proc
 from skl_mmap._linux.proc import offset_in_file
 from skl_mmap.memory._handles import ArrayHandle
-from skl_mmap.memory._mapping import Settings, has_overlap
+from skl_mmap.memory._mapping import has_overlap
+from skl_mmap.memory._plan import Settings
 from skl_mmap.memory._segment import Segment, open_file_segment
 
 __all__ = ["describe_memmap", "writable_memmap_of"]

@@ -34,7 +34,7 @@ class TaskRecord:
     attached_bytes : int
         Bytes of whole arrays that were mapped, from which folds are selected.
     copy_reasons : mapping of str to int
-        Why, and how many bytes for each reason.
+        Why, and how many bytes for each cause, by its key (see `skl_mmap.memory`).
     peak_private_bytes : int or None
         Growth of the worker's private memory while the tasks ran, at its worst
         moment. A lower bound; None where it was not measured.

@@ -24,11 +24,10 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from skl_mmap.backend import _object_arrays
-from skl_mmap.backend._options import Options
+import skl_mmap
+from skl_mmap.backend import Options, _object_arrays
 from skl_mmap.backend._pickling import dump_task, load
-from skl_mmap.memory import Conversion, Placement, Settings, rebuild_array
-from skl_mmap.memory._mapping import find_mapping
+from skl_mmap.memory import Conversion, find_mapping, rebuild_array
 from tests.backend.common import SegmentWatch, call_each, recorded, use_mmap
 from tests.memory.sharing import make_store, shared_with
 
@@ -268,12 +267,8 @@ def test_train_sets_in_any_order_are_the_same_sets() -> None:
 
 
 def test_shared_ones_are_sent_as_references() -> None:
-    from skl_mmap.inputs._pandas import share_frame
-    from skl_mmap.inputs._sparse import share_sparse
-
-    where = Placement.from_parameter("memory"), Settings()
-    frame = share_frame(make_rows(), *where)
-    matrix = share_sparse(make_csr(), *where)
+    frame = skl_mmap.share(make_rows(), store="memory")
+    matrix = skl_mmap.share(make_csr(), store="memory")
     with use_mmap():
         assert call_each(describe, frame) == [("SharedFrame", True)] * 4
         assert call_each(describe, matrix) == [("SharedCSRMatrix", True)] * 4

@@ -329,7 +329,7 @@ def test_worker_has_nothing_mapped_after_an_error(tmp_path: Path) -> None:
 ERROR_SCRIPT = """
 import os
 import numpy as np
-from skl_mmap.backend._options import Options
+from skl_mmap.backend import Options
 from skl_mmap.backend._pool import get_executor
 from skl_mmap.backend._task import Task, unpack
 from skl_mmap.memory import Store

@@ -195,7 +195,7 @@ def test_files_are_let_go_after_the_fit(folder: Path) -> None:
         pytest.param(share, 4800, id="shared"),
         pytest.param(lambda X: pd.DataFrame(X), 4800, id="pandas"),
         pytest.param(lambda X: pl.DataFrame(X), 4800, id="polars"),
-        pytest.param(sparse.csr_matrix, 4800, id="csr"),
+        pytest.param(sparse.csr_matrix, 7200, id="csr"),
         pytest.param(lambda X: None, None, id="None"),
         pytest.param(lambda X: object(), None, id="object"),
     ],

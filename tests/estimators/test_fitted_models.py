@@ -19,8 +19,7 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 from skl_mmap import Memmapped
-from skl_mmap.memory import live_mappings
-from skl_mmap.memory._mapping import find_mapping
+from skl_mmap.memory import find_mapping, live_mappings
 from tests.backend.common import SegmentWatch, run_script
 from tests.estimators.common import Array, assert_equal_state, make_data, share_all
 

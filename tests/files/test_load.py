@@ -184,9 +184,9 @@ def test_a_frame_is_made_of_the_shared_array(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("pandas", reason="needs the extra tables")
-    module = ModuleType("skl_mmap.inputs._pandas")
+    module = ModuleType("skl_mmap.containers._pandas")
     module.make_frame = lambda values, names: (values, names)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "skl_mmap.inputs._pandas", module)
+    monkeypatch.setitem(sys.modules, "skl_mmap.containers._pandas", module)
     (values, names), _y = load(folder / "x.csv", target="kind")
     assert isinstance(values, SharedArray)
     assert names == FEATURES
@@ -194,7 +194,6 @@ def test_a_frame_is_made_of_the_shared_array(
 
 def test_frames_are_the_default_for_tables(folder: Path) -> None:
     pandas = pytest.importorskip("pandas", reason="needs the extra tables")
-    pytest.importorskip("skl_mmap.inputs._pandas", reason="not written yet")
     X = load(folder / "x.parquet")
     assert isinstance(X, pandas.DataFrame)
     assert list(X.columns) == FEATURES

@@ -10,8 +10,7 @@ import pytest
 
 from skl_mmap.exceptions import FileFormatError, InvalidParameterError
 from skl_mmap.files import find_format, load, load_column
-from skl_mmap.memory import Placement
-from skl_mmap.memory._mapping import find_mapping
+from skl_mmap.memory import Placement, find_mapping
 from tests.files.load_common import TABLE_NAMES, make_table, write_table
 
 

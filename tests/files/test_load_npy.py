@@ -12,8 +12,7 @@ from hypothesis.extra import numpy as npst
 
 from skl_mmap.exceptions import FileFormatError, InvalidParameterError
 from skl_mmap.files import _npy, load
-from skl_mmap.memory import SharedArray, can_remap, describe
-from skl_mmap.memory._mapping import find_mapping
+from skl_mmap.memory import SharedArray, can_remap, describe, find_mapping
 
 needs_mapping = pytest.mark.skipif(not can_remap(), reason="maps pages freely")
 

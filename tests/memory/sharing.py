@@ -16,15 +16,16 @@ import numpy.typing as npt
 
 import skl_mmap
 from skl_mmap.memory import (
+    ArrayHandle,
     Placement,
     Segment,
     Settings,
     Store,
     _adoption,
+    counters,
+    find_mapping,
     rebuild_array,
 )
-from skl_mmap.memory._handles import ArrayHandle
-from skl_mmap.memory._mapping import find_mapping
 
 PAGE_BYTES = 4096
 
@@ -74,6 +75,12 @@ def mapped_bytes(array: npt.NDArray[Any]) -> int:
     return 0 if found is None else found[0].mapped_bytes
 
 
+def take_counted() -> tuple[int, dict[str, int]]:
+    """Return what selecting rows has mapped and copied here since the last time."""
+    cost = counters.take()
+    return cost.mapped_bytes, {cause.key: n for cause, n in cost.copied.items()}
+
+
 def own_mapping(make: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Make an array that lies in a mapping of its own, as most large ones do.
 
@@ -110,7 +117,7 @@ def assert_same(result: Any, expected: Any) -> None:
     assert_same_values(result, expected)
 
 
-def run_python(script: str, *, timeout_seconds: float = 60, **variables: str) -> str:
+def run_python(script: str, *, timeout_seconds: float = 250, **variables: str) -> str:
     """Run a script in an interpreter of its own, and return what it prints."""
     paths = [str(Path(skl_mmap.__file__).parents[1]), str(Path(__file__).parents[2])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | variables

@@ -49,7 +49,7 @@ USES: dict[str, Callable[[Any], Any]] = {
 def test_every_use_of_a_closed_array_is_an_error(use: Callable[[Any], Any]) -> None:
     X = share_one(PLAIN)
     X.close()
-    with pytest.raises(ClosedArrayError, match="this shared array was closed"):
+    with pytest.raises(ClosedArrayError, match="this SharedArray was closed"):
         use(X)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from skl_mmap._linux import calls
-from skl_mmap.memory import _joining, describe, live_mappings, rebuild_array
+from skl_mmap.memory import _mapping, describe, live_mappings, rebuild_array
 from tests.memory.sharing import (
     assert_same,
     make_store,
@@ -221,7 +221,7 @@ def test_part_of_the_mappings_is_left_to_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shared = share_one(PLAIN)
-    monkeypatch.setattr(_joining, "_max_ranges", lambda: 40)
+    monkeypatch.setattr(_mapping, "_max_ranges", lambda: 40)
     kept = [shared[ROWS] for _ in range(10)]
     n_mapped = sum(mapped_bytes(joined) > 0 for joined in kept)
     assert 1 <= n_mapped <= 4

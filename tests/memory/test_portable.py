@@ -29,6 +29,7 @@ from tests.memory.sharing import (
     send,
     share_one,
     shared_with,
+    take_counted,
 )
 
 
@@ -66,7 +67,7 @@ def test_folds_are_copies() -> None:
     assert_same(shared[rows], plain[rows])
     assert_same(np.take(shared, rows, axis=0), plain[rows])
     assert not np.may_share_memory(shared[rows], shared)
-    assert counters.take()[0] == 0
+    assert take_counted()[0] == 0
     assert live_mappings() == []
 
 

@@ -15,9 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from skl_mmap.exceptions import NotEnoughDiskError, SegmentLostError
-from skl_mmap.memory import Placement, ResultBuffer, ResultSlot, WrittenArray
+from skl_mmap.memory import (
+    Placement,
+    ResultBuffer,
+    ResultSlot,
+    WrittenArray,
+    find_mapping,
+)
 from skl_mmap.memory import _segment as segments
-from skl_mmap.memory._mapping import find_mapping
 from tests import strategies
 from tests.memory.sharing import send
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skl_mmap.memory import Runs, expand_runs, find_runs
+from skl_mmap.memory import Runs, count_runs, expand_runs, find_runs
 from skl_mmap.memory import _runs as runs_module
 from tests import strategies
 
@@ -93,3 +93,15 @@ def test_expanding_takes_bounded_steps(chunk_rows: int) -> None:
     assert max(map(len, chunks)) <= chunk_rows
     expected = np.r_[5:40, 0:3, 100]
     np.testing.assert_array_equal(np.concatenate(chunks), expected)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 65_536, 65_537, 140_000])
+def test_runs_are_counted_across_chunks(n_rows: int) -> None:
+    rows = np.arange(n_rows)
+    assert count_runs(rows) == 1
+    assert count_runs(np.ones(n_rows, dtype=bool)) == 1
+    assert count_runs(np.zeros(n_rows, dtype=bool)) == 0
+    every_second = rows % 2 == 0
+    assert count_runs(every_second) == count_runs(rows[every_second]) == -(-n_rows // 2)
+    assert count_runs(rows[::-1]) == n_rows
+    assert count_runs(rows[:0]) == 0

@@ -1,0 +1,661 @@
+"""Data frames and series of pandas whose rows can be selected without a copy.
+
+Nothing is remembered about where the data lies. pandas may exchange the memory of a
+frame at any assignment, so each selection looks at what the frame is made of then::
+
+    one block of numbers, row by row   an array            --> one joined view
+    columns: numbers, dates            an array            --> a joined view
+             categories                an array of codes   --> a joined view, of the
+                                                               same categories
+             Int64, boolean, ...       values and a mask   --> a joined view of each
+             Arrow                     chunks              --> slices of the chunks
+             everything else                               --> copied by pandas
+"""
+
+from __future__ import annotations
+
+import copyreg
+import mmap
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from skl_mmap._compat import block_values, masked_parts, single_block
+from skl_mmap.containers._container import Container, GeometryOf, RowSize, register
+from skl_mmap.containers._numpy import CHUNK_BYTES
+from skl_mmap.memory import (
+    MAX_RUNS,
+    Cause,
+    ClosedAtExit,
+    Cost,
+    Geometry,
+    Placement,
+    Plan,
+    Reason,
+    Runs,
+    SegmentWriter,
+    Settings,
+    carry_out,
+    counters,
+    expand_runs,
+    find_mapping,
+    find_runs,
+    geometry_of,
+    map_array,
+    plan_rows,
+    plan_runs,
+    select_rows,
+)
+
+# With more columns, each a block of its own, pandas warns of a fragmented frame when
+# one is added.
+_MAX_COLUMNS = 100
+# Each run becomes a chunk of an Arrow column, and many chunks make everything slow.
+_MAX_SLICES = 256
+# Taking fewer rows is quicker than looking at them.
+_MIN_SLICED_ROWS = 1024
+_NUMBERS = "biufc"
+_NUMBERS_AND_DATES = "biufcmM"
+_MASKED = (pd.arrays.IntegerArray, pd.arrays.FloatingArray, pd.arrays.BooleanArray)
+# Names of columns that the cause of a copy lists.
+_MAX_NAMES = 5
+_BUFFER_ITEMS = 1 << 20
+
+
+class _Shared(ClosedAtExit):
+    """Selects rows in shared memory; pickled as what pandas has, by value."""
+
+    _plain_class: type[Any]
+
+    def take(self: Any, indices: Any, axis: Any = 0, **parameters: Any) -> Any:
+        """Select rows without copying them, or columns."""
+        index = _row_index(indices, axis, parameters)
+        taken = None if index is None else _select(self, index)
+        return super().take(indices, axis, **parameters) if taken is None else taken  # type: ignore[misc]
+
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        # Not copyreg.__newobj__: pickle wants its class to be that of the object.
+        make = copyreg._reconstructor  # type: ignore[attr-defined]
+        return make, (self._plain_class, object, None), self.__getstate__()
+
+    def __reduce__(self) -> Any:
+        return self.__reduce_ex__(2)
+
+
+class SharedFrame(_Shared, pd.DataFrame):  # type: ignore[misc]
+    """A ``pandas.DataFrame`` in shared memory.
+
+    ``take(indices)``, which is how scikit-learn selects the rows of folds, does not
+    copy columns of numbers, dates and categories that lie in shared memory: they
+    are joined views, in a SharedFrame again, and Arrow columns are slices. Values,
+    dtypes, labels, index and errors are pandas'. So is everything else, which gives
+    plain frames, pickling included.
+    """
+
+    _plain_class = pd.DataFrame
+    # scikit-learn takes the first word of it for the library that made a container
+    # (sklearn.utils._set_output), and pickles are of the plain class anyway.
+    __module__ = "pandas"
+
+    @property
+    def _constructor(self) -> Any:
+        return pd.DataFrame
+
+    @property
+    def _constructor_sliced(self) -> Any:
+        return pd.Series
+
+
+class SharedSeries(_Shared, pd.Series):  # type: ignore[misc]
+    """A ``pandas.Series`` in shared memory; see `SharedFrame`."""
+
+    _plain_class = pd.Series
+    __module__ = "pandas"  # as above
+
+    @property
+    def _constructor(self) -> Any:
+        return pd.Series
+
+    @property
+    def _constructor_expanddim(self) -> Any:
+        return pd.DataFrame
+
+
+# What frames are made of.
+
+
+def numeric_block(frame: Any) -> npt.NDArray[Any] | None:
+    """Return the one block that a frame or series of numbers consists of.
+
+    Returns
+    -------
+    ndarray of shape (n_columns, n_rows) or (n_rows,), or None
+        pandas' own array. None if there are several blocks, or none, or one that is
+        not an array of numbers.
+    """
+    values = single_block(frame)
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in _NUMBERS:
+        return None
+    return values if values.shape[::-1] == frame.shape else None
+
+
+def _columns_of(frame: Any) -> list[pd.Series]:
+    if frame.ndim == 1:
+        return [frame]
+    return [frame.iloc[:, place] for place in range(frame.shape[1])]
+
+
+def _arrays_of(column: pd.Series) -> tuple[npt.NDArray[Any], ...]:
+    """Return the arrays that hold the elements of a column; () if others do."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return (np.asarray(column.array.codes),)
+    if isinstance(column.array, _MASKED):
+        return masked_parts(column.array) or ()
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in _NUMBERS_AND_DATES:
+        return (column.to_numpy(copy=False),)
+    return ()
+
+
+def _like_column(column: pd.Series, arrays: tuple[npt.NDArray[Any], ...]) -> Any:
+    """Put together what `_arrays_of` has taken apart, with other elements."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        (codes,) = arrays
+        return pd.Categorical.from_codes(codes, dtype=column.dtype, validate=False)
+    if isinstance(column.array, _MASKED):
+        return type(column.array)(*arrays, copy=False)
+    (values,) = arrays
+    return values
+
+
+def _is_arrow(column: pd.Series) -> bool:
+    """Whether a column is made of chunks of Arrow memory."""
+    if isinstance(column.dtype, pd.StringDtype):
+        return str(column.dtype.storage).startswith("pyarrow")
+    return isinstance(column.dtype, pd.ArrowDtype)
+
+
+def _row_bytes(column: pd.Series) -> int:
+    return int(column.array.nbytes) // max(len(column), 1)
+
+
+def _only_dtype(frame: Any) -> np.dtype[Any] | None:
+    """Return the dtype of a frame or series of numbers of one dtype; else None."""
+    dtypes = set(frame.dtypes) if frame.ndim == 2 else {frame.dtype}
+    dtype = dtypes.pop() if len(dtypes) == 1 and frame.size else None
+    return dtype if isinstance(dtype, np.dtype) and dtype.kind in _NUMBERS else None
+
+
+# Selecting rows.
+
+
+class _ColumnPlan(NamedTuple):
+    """The plan of one column.
+
+    Attributes
+    ----------
+    column : Series
+        The column.
+    parts : tuple of (ndarray, Geometry, Plan)
+        The arrays that it is made of; empty if rows of them cannot be mapped.
+    rest : Cost
+        What its rows cost otherwise.
+    taken : extension array or None
+        The rows, where they are slices of chunks.
+    """
+
+    column: pd.Series
+    parts: tuple[tuple[npt.NDArray[Any], Geometry, Plan], ...] = ()
+    rest: Cost = Cost()
+    taken: Any = None
+
+
+class _FramePlan(NamedTuple):
+    """The plan of a selection from a frame or series of several arrays."""
+
+    columns: list[_ColumnPlan]
+    rest: Cost
+    n_rows: int
+    runs: Runs | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """What it costs to carry the plan out."""
+        parts = [part for column in self.columns for part in column.parts]
+        return sum((plan.cost for _, _, plan in parts), self.rest)
+
+
+def _plan_columns(
+    frame: Any, index: npt.NDArray[Any], geometry_of: GeometryOf
+) -> _FramePlan:
+    if frame.ndim == 2 and frame.shape[1] > _MAX_COLUMNS:  # selected all at once
+        n_bytes = _frame_bytes(frame) // len(frame) * len(index)
+        return _FramePlan([], Cost.of_copy(Reason.MANY_COLUMNS, n_bytes), len(index))
+    columns = _columns_of(frame)
+    runs = find_runs(index, len(frame), max_runs=MAX_RUNS)
+    plans = [_plan_column(column, index, runs, geometry_of) for column in columns]
+    rest = sum((plan.rest for plan in plans), _cost_of_others(columns, len(index)))
+    return _FramePlan(plans, rest, len(index), runs)
+
+
+def _plan_column(
+    column: pd.Series,
+    index: npt.NDArray[Any],
+    runs: Runs | None,
+    geometry_of: GeometryOf,
+) -> _ColumnPlan:
+    n_bytes = _row_bytes(column) * len(index)
+    if _is_arrow(column):
+        if len(index) < _MIN_SLICED_ROWS:
+            return _ColumnPlan(column, rest=Cost.of_copy(Reason.FEW_BYTES, n_bytes))
+        if runs is None or len(runs) > _MAX_SLICES:
+            return _ColumnPlan(column, rest=Cost.of_copy(Reason.SCATTERED, n_bytes))
+        slices = [column.iloc[start:stop] for start, stop in runs.tolist()]
+        taken = pd.concat(slices, ignore_index=True).array
+        return _ColumnPlan(column, rest=Cost(int(taken.nbytes)), taken=taken)
+    arrays = _arrays_of(column)
+    if not arrays:
+        return _ColumnPlan(column)  # its cost is that of all columns of this dtype
+    # The first array is the largest.
+    origin = geometry_of(arrays[0]).origin
+    if origin is None:
+        return _ColumnPlan(column, rest=Cost.of_copy(Reason.NOT_SHARED, n_bytes))
+    if len(index) * arrays[0].itemsize < origin.settings.min_mapped_bytes:
+        return _ColumnPlan(column, rest=Cost.of_copy(Reason.FEW_BYTES, n_bytes))
+    if runs is None:
+        return _ColumnPlan(column, rest=Cost.of_copy(Reason.SCATTERED, n_bytes))
+    geometries = [geometry_of(array) for array in arrays]
+    plans = [plan_runs(geometry, runs) for geometry in geometries]
+    return _ColumnPlan(column, tuple(zip(arrays, geometries, plans, strict=True)))
+
+
+def _cost_of_others(columns: list[pd.Series], n_selected: int) -> Cost:
+    """Return the cost of columns whose rows pandas copies, whatever rows they are."""
+    groups: dict[str, list[pd.Series]] = {}
+    for column in columns:
+        if not _arrays_of(column) and not _is_arrow(column):
+            groups.setdefault(str(column.dtype), []).append(column)
+    cost = Cost()
+    for dtype, group in groups.items():
+        names = ", ".join(repr(column.name) for column in group[:_MAX_NAMES])
+        if len(group) > _MAX_NAMES:
+            names += f" and {len(group) - _MAX_NAMES} more"
+        n_bytes = sum(map(_row_bytes, group)) * n_selected
+        cost += Cost.of_copy(Cause(Reason.COLUMNS, f"{dtype}: {names}"), n_bytes)
+    return cost
+
+
+def _row_index(
+    indices: Any, axis: Any, parameters: dict[str, Any]
+) -> npt.NDArray[Any] | None:
+    """Return the row indices, or None if something else is asked for."""
+    if parameters or not isinstance(indices, np.ndarray | list):
+        return None
+    if not (axis == 0 or axis == "index"):
+        return None
+    index = np.asarray(indices)
+    if index.ndim != 1 or index.dtype.kind not in "iu" or not len(index):
+        return None
+    return index
+
+
+def _select(frame: Any, index: npt.NDArray[Any]) -> Any:
+    """Select rows as planned, and count what it costs; None if pandas has to do it."""
+    block = numeric_block(frame) if frame.ndim == 2 else None
+    if block is not None:
+        joined = select_rows(block.T, index, np.ndarray)
+        if joined is None:
+            return None
+        labels = _take_labels(frame.index, index)
+        selected = SharedFrame(joined, index=labels, columns=frame.columns, copy=False)
+        return selected.__finalize__(frame, method="take")
+    plan = _plan_columns(frame, index, geometry_of)
+    counters.add(plan.rest)
+    taken = {
+        place: values
+        for place, column_plan in enumerate(plan.columns)
+        if (values := _carry_out(column_plan, plan)) is not None
+    }
+    if not taken:
+        return None
+    labels = _take_labels(frame.index, index)
+    if frame.ndim == 1:
+        selected = SharedSeries(taken[0], index=labels, name=frame.name, copy=False)
+        return selected.__finalize__(frame, method="take")
+    # pyarrow refuses indices in another byte order, and pandas gives it none.
+    platform_index = index.astype(np.intp, copy=False)
+    columns = [column_plan.column for column_plan in plan.columns]
+    values = [
+        taken[place] if place in taken else column.array.take(platform_index)
+        for place, column in enumerate(columns)
+    ]
+    selected = _make_mixed_frame(values, columns, labels, frame.columns)
+    return selected.__finalize__(frame, method="take")
+
+
+def _carry_out(plan: _ColumnPlan, whole: _FramePlan) -> Any:
+    """Return the selected rows of a column; None if pandas has to select them."""
+    if not plan.parts:
+        return plan.taken
+    joined = [
+        carry_out(of_array, geometry, array, whole.n_rows)
+        for array, geometry, of_array in plan.parts
+    ]
+    if all(rows is None for rows in joined):
+        return None
+    # What is too small to be worth a mapping, the mask of some values say, is copied.
+    arrays = tuple(
+        _copy_rows(array, whole) if rows is None else rows
+        for (array, _, _), rows in zip(plan.parts, joined, strict=True)
+    )
+    return _like_column(plan.column, arrays)
+
+
+def _copy_rows(array: npt.NDArray[Any], plan: _FramePlan) -> npt.NDArray[Any]:
+    assert plan.runs is not None
+    copied = np.empty(plan.n_rows, array.dtype)
+    place = 0
+    for rows in expand_runs(plan.runs):
+        np.take(array, rows, out=copied[place : place + len(rows)], mode="clip")
+        place += len(rows)
+    return copied
+
+
+def _take_labels(labels: pd.Index, index: npt.NDArray[Any]) -> pd.Index:
+    """Select labels, without copying numbers.
+
+    Those of default labels are the index array itself. It need not be copied if it is
+    a mapping of ours, which nobody writes to.
+    """
+    if int(index.min()) < 0:
+        # As pandas does for frames: a range of dates stays one with a frequency.
+        index = np.where(index < 0, index + len(labels), index)
+    is_default = (
+        type(labels) is pd.RangeIndex
+        and labels.name is None
+        and (labels.start, labels.step) == (0, 1)
+    )
+    if is_default and index.dtype == np.int64 and find_mapping(index) is not None:
+        runs = find_runs(index, len(labels), max_runs=MAX_RUNS)
+        # One run is a range again.
+        if runs is not None and len(runs) > 1:
+            return pd.Index(np.asarray(index), copy=False)
+    if _are_numbers(labels):
+        joined = select_rows(np.asarray(labels), index, np.ndarray)
+        if joined is not None:
+            return pd.Index(joined, name=labels.name, copy=False)
+    return labels.take(index)
+
+
+def _are_numbers(labels: pd.Index) -> bool:
+    return type(labels) is pd.Index and isinstance(labels.dtype, np.dtype)
+
+
+# Making frames.
+
+
+def make_frame(values: npt.NDArray[Any], columns: Any, index: Any = None) -> Any:
+    """Make a frame over a shared array, without a copy.
+
+    Parameters
+    ----------
+    values : SharedArray of shape (n_rows, n_columns)
+        C-contiguous; writing to the frame writes to it.
+    columns, index : array-like
+        The labels; `index` is 0, 1, ... by default.
+
+    Returns
+    -------
+    SharedFrame of shape (n_rows, n_columns)
+    """
+    return SharedFrame(np.asarray(values), index=index, columns=columns, copy=False)
+
+
+def make_series(values: npt.NDArray[Any], index: Any = None, name: Any = None) -> Any:
+    """Make a series over a shared array, without a copy; see `make_frame`."""
+    return SharedSeries(np.asarray(values), index=index, name=name, copy=False)
+
+
+def _make_mixed_frame(
+    values: list[Any], columns: list[pd.Series], index: pd.Index, labels: pd.Index
+) -> SharedFrame:
+    """Make a frame of arrays, with the dtypes of columns that exist already.
+
+    pandas would guess that an array of objects is text or dates, but not a series.
+    """
+    entries = {
+        place: pd.Series(array, dtype=object, copy=False)
+        if column.dtype == object
+        else array
+        for place, (array, column) in enumerate(zip(values, columns, strict=True))
+    }
+    frame = SharedFrame(entries, index=pd.RangeIndex(len(index)), copy=False)
+    frame.index, frame.columns = index, labels
+    return frame
+
+
+def _rebuild_frame() -> SharedFrame:
+    """Return a frame without anything, whose state follows in the pickle."""
+    return SharedFrame.__new__(SharedFrame)
+
+
+def _rebuild_series() -> SharedSeries:
+    """Return a series without anything, whose state follows in the pickle."""
+    return SharedSeries.__new__(SharedSeries)
+
+
+# Sharing.
+
+
+def _share_rows(frame: Any, placement: Placement, settings: Settings) -> Any:
+    """Copy a frame of numbers of one dtype, row by row, through a buffer."""
+    dtype = frame.dtypes.iloc[0]
+    n_rows, n_columns = frame.shape
+    n_at_once = max(CHUNK_BYTES // (dtype.itemsize * n_columns), 1)
+    block = numeric_block(frame)
+    columns = [] if block is not None else _columns_of(frame)
+    what = f"a frame of shape {frame.shape} and dtype {dtype}"
+    with SegmentWriter(placement, what, frame.size * dtype.itemsize) as writer:
+        for start in range(0, n_rows, n_at_once):
+            stop = min(start + n_at_once, n_rows)
+            if block is not None:
+                writer.write(block.T[start:stop])
+                continue
+            rows = np.empty((stop - start, n_columns), dtype)
+            for place, column in enumerate(columns):
+                rows[:, place] = column.to_numpy(copy=False)[start:stop]
+            writer.write(rows)
+        segment = writer.finish()
+    return map_array(segment, dtype, frame.shape, settings)
+
+
+def _share_columns(frame: Any, placement: Placement, settings: Settings) -> list[Any]:
+    """Return the columns of a frame, shared where that is possible."""
+    columns = _columns_of(frame)
+    result = [column.array for column in columns]
+    arrow_places = [place for place, column in enumerate(columns) if _is_arrow(column)]
+    if arrow_places and len(frame):
+        arrow = [columns[place] for place in arrow_places]
+        shared = _share_arrow(arrow, placement, settings)
+        for place, array in zip(arrow_places, shared, strict=True):
+            result[place] = array
+    made_of = [_arrays_of(column) for column in columns]
+    arrays = [array for own in made_of for array in own]
+    copies = iter(_share_arrays(arrays, placement, settings))
+    for place, own in enumerate(made_of):
+        if own:
+            result[place] = _like_column(
+                columns[place], tuple(next(copies) for _ in own)
+            )
+    return result
+
+
+def _share_arrow(
+    columns: list[Any], placement: Placement, settings: Settings
+) -> list[Any]:
+    """Copy columns of Arrow memory, in the chunks that they have."""
+    import pyarrow
+
+    from skl_mmap.containers._arrow import share_table
+
+    chunks = [column.array.__arrow_array__() for column in columns]
+    table = pyarrow.table(chunks, [str(place) for place in range(len(columns))])
+    table = share_table(table, placement, settings)
+    return [
+        column.dtype.__from_arrow__(shared)
+        for column, shared in zip(columns, table.columns, strict=True)
+    ]
+
+
+def _share_arrays(
+    arrays: list[npt.NDArray[Any]], placement: Placement, settings: Settings
+) -> list[npt.NDArray[Any]]:
+    """Copy vectors into one segment, each from the start of a page."""
+    sizes = [-(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE for array in arrays]
+    if not sum(sizes):
+        return arrays
+    what = f"{len(arrays)} columns of a frame"
+    with SegmentWriter(placement, what, sum(sizes)) as writer:
+        for array, size in zip(arrays, sizes, strict=True):
+            for start in range(0, len(array), _BUFFER_ITEMS):
+                writer.write(array[start : start + _BUFFER_ITEMS])
+            writer.write(np.zeros(size - array.nbytes, dtype=np.uint8))
+        segment = writer.finish()
+    memory = map_array(segment, np.dtype(np.uint8), (sum(sizes),), settings)
+    all_bytes = np.asarray(memory)
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    return [
+        all_bytes[start : start + array.nbytes].view(array.dtype)
+        for start, array in zip(starts, arrays, strict=True)
+    ]
+
+
+class PandasContainer(Container):
+    """Frames and series of pandas, and ours."""
+
+    def classes(self) -> tuple[type[Any], ...]:
+        return pd.DataFrame, pd.Series, SharedFrame, SharedSeries
+
+    def n_bytes(self, X: Any) -> int:
+        return _frame_bytes(X)
+
+    def row_size(self, X: Any) -> RowSize | None:
+        block = numeric_block(X)
+        if block is not None:
+            n_bytes = block.itemsize * (len(block) if block.ndim == 2 else 1)
+            return RowSize(n_bytes, n_bytes)
+        sizes = [
+            (size, len(values) if values.ndim == 2 else 1)
+            for values in block_values(X)
+            for size in _item_sizes(values)
+        ]
+        if not sizes:
+            return None
+        return RowSize(
+            sum(size * n for size, n in sizes), min(size for size, _ in sizes)
+        )
+
+    def n_arrays(self, X: Any) -> int:
+        if X.ndim == 1 or numeric_block(X) is not None:
+            return 1
+        return max(sum(len(_arrays_of(column)) for column in _columns_of(X)), 1)
+
+    def take_apart(self, X: Any, min_bytes: int) -> tuple[Any, ...] | None:
+        if _frame_bytes(X) < min_bytes:
+            return None
+        rebuild = _rebuild_series if X.ndim == 1 else _rebuild_frame
+        return rebuild, (), X.__getstate__()
+
+    def block_by_column(self, X: Any) -> npt.NDArray[Any] | None:
+        block = numeric_block(X)
+        if block is None or block.ndim != 2 or block.flags.f_contiguous:
+            return None
+        return block
+
+    def plan(
+        self,
+        X: Any,
+        rows: npt.NDArray[Any],
+        geometry_of: GeometryOf = geometry_of,
+    ) -> Cost:
+        # pandas' loc turns a mask into indices for take().
+        index = np.flatnonzero(rows) if rows.dtype == bool else np.asarray(rows)
+        if not isinstance(X, SharedFrame | SharedSeries) or not len(index):
+            n_bytes = _frame_bytes(X) * len(index) // max(len(X), 1)
+            return Cost.of_copy(Reason.NOT_SHARED, n_bytes)
+        block = numeric_block(X) if X.ndim == 2 else None
+        if block is not None:
+            cost = plan_rows(geometry_of(block.T), index).cost
+        else:
+            cost = _plan_columns(X, index, geometry_of).cost
+        if cost.mapped_bytes and _are_numbers(X.index):
+            labels = plan_rows(geometry_of(np.asarray(X.index)), index).cost
+            # Labels that are sent by value are not data.
+            cost += Cost(labels.mapped_bytes, labels.counted)
+        return cost
+
+    def share(self, X: Any, placement: Placement, settings: Settings) -> Any:
+        """Copy a frame or series into shared memory.
+
+        If all columns are numbers of one dtype, they are stored row by row, so that
+        rows are mapped in one piece and estimators get what they prefer. Otherwise
+        each column of numbers, dates, categories or Arrow memory, text included, is
+        shared for itself, and all others (objects, periods, dates with a time zone)
+        refer to the same arrays as X. One copy, and a buffer of 8 MiB.
+        """
+        if X.ndim == 1:
+            (values,) = _share_columns(X, placement, settings)
+            dtype = object if X.dtype == object else None  # else pandas guesses
+            shared: Any = SharedSeries(
+                values, index=X.index, name=X.name, dtype=dtype, copy=False
+            )
+        elif _only_dtype(X) is not None:
+            values = _share_rows(X, placement, settings)
+            shared = make_frame(values, X.columns, X.index)
+        else:
+            arrays = _share_columns(X, placement, settings)
+            shared = _make_mixed_frame(arrays, _columns_of(X), X.index, X.columns)
+        return shared.__finalize__(X)
+
+    def gather(
+        self,
+        X: Any,
+        permutation: npt.NDArray[np.intp],
+        placement: Placement,
+        settings: Settings,
+        name: str,
+    ) -> Any:
+        """Gather numbers of one dtype row by row; take others as pandas does."""
+        dtype = _only_dtype(X)
+        if dtype is None:
+            return X.take(permutation)
+        n_at_once = max(CHUNK_BYTES * len(X) // (X.size * dtype.itemsize), 1)
+        what = f"{name} of shape {X.shape} and dtype {dtype}, arranged"
+        with SegmentWriter(placement, what, X.size * dtype.itemsize) as writer:
+            for start in range(0, len(X), n_at_once):
+                writer.write(X.take(permutation[start : start + n_at_once]).to_numpy())
+            segment = writer.finish()
+        values = map_array(segment, dtype, X.shape, settings)
+        index = X.index.take(permutation)
+        if X.ndim == 1:
+            return make_series(values, index, X.name).__finalize__(X)
+        return make_frame(values, X.columns, index).__finalize__(X)
+
+
+def _frame_bytes(frame: Any) -> int:
+    """Bytes of the arrays of a frame or series, without its index."""
+    return sum(int(getattr(values, "nbytes", 0)) for values in block_values(frame))
+
+
+def _item_sizes(values: Any) -> list[int]:
+    """Bytes of one item of each array that a block consists of, if rows are mapped."""
+    if masked_parts(values) is not None:
+        return [values.dtype.itemsize, 1]
+    values = getattr(values, "codes", values)  # of a Categorical
+    dtype = getattr(values, "dtype", None)
+    is_mapped = isinstance(dtype, np.dtype) and dtype.kind in _NUMBERS_AND_DATES
+    return [dtype.itemsize] if is_mapped and dtype is not None else []
+
+
+register(PandasContainer())
