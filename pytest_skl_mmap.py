@@ -105,7 +105,7 @@ def _find_limit(item: pytest.Item, limit: Any, X: Any) -> tuple[int, int | None]
         return parse_bytes(limit, name="limit"), None
     except InvalidParameterError:
         pytest.fail(
-            f"@pytest.mark.peak_memory({limit!r}) is no limit on memory. Pass bytes, "
+            f"@pytest.mark.peak_memory({limit!r}) does not limit memory. Pass bytes, "
             "such as '500 MiB', or a multiple of X, such as '1.2 X'.",
             pytrace=False,
         )

@@ -75,7 +75,7 @@ def peak_memory(
     Raises
     ------
     InvalidParameterError
-        If the name does not start with ``track_`` or `rounds` is no positive number;
+        If the name does not start with ``track_`` or `rounds` is not a positive number;
         when it runs, if the interval is out of bounds.
     MeasurementError
         When the benchmark runs, if memory cannot be read.

@@ -77,7 +77,7 @@ def _explain_no_process(pid: int) -> str:
 def _check_method(method: str) -> str:
     if method not in _METHODS:
         raise InvalidParameterError(
-            f"method={method!r} is no way to read memory. "
+            f"method={method!r} does not name a way to read memory. "
             f"Pass one of {', '.join(_METHODS)}."
         )
     if method == "auto":
@@ -186,7 +186,7 @@ class Measurement(Generic[_Report]):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the block has ended."""
+        """Tell if the block has ended."""
         return self.problem != _UNFINISHED
 
     def take(self, record: Record) -> None:

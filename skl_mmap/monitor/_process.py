@@ -38,7 +38,7 @@ class Process:
     Attributes
     ----------
     is_counted : bool
-        False for samplers, which are no part of what they measure.
+        False for samplers, which do not measure themselves.
     is_forked : bool
         Whether it was forked and has not called exec, so that its private pages
         are its parent's until one of them writes.

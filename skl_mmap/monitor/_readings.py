@@ -55,7 +55,7 @@ class Reading:
         joblib's folders in memory; each file once, whoever uses it.
     file_bytes : int
         Resident pages of mapped files on disk, added up over the processes. The
-        kernel can drop them at any time, so they are no part of `committed_bytes`.
+        kernel can drop them at any time, so `committed_bytes` leaves them out.
     n_processes : int
         Processes of the tree, samplers excluded.
     processes : tuple of ProcessReading
@@ -102,7 +102,7 @@ class ProcessSeries:
 
 @dataclass(frozen=True, slots=True)
 class GroupReading:
-    """What the kernel has counted for the control group that the tree is in.
+    """Numbers of the kernel for the control group that the tree is in.
 
     Attributes
     ----------
@@ -163,7 +163,7 @@ class SamplingCost:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredBlock:
-    """What a block of code has cost: `skl_mmap.MemoryReport` has the attributes' docs.
+    """Cost of a block of code: `skl_mmap.MemoryReport` explains the attributes.
 
     The numbers are None, and the series empty, if the process that reads memory has
     died. What workers said about their tasks is known nevertheless.

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """What one batch of tasks cost in the worker that ran it.
+    """Cost of one batch of tasks in the worker that ran it.
 
     Attributes
     ----------

@@ -57,7 +57,7 @@ def read_json(kind: type[_Report], source: str | os.PathLike[str]) -> _Report:
         content = json.loads(text)
     except ValueError as error:
         raise FileFormatError(
-            f"{name} is no JSON ({error}), so there is no report to read. Pass what "
+            f"{name} is not JSON ({error}), so there is no report to read. Pass what "
             "MemoryReport.to_json() has written."
         ) from error
     _check_version(content, name)
@@ -75,14 +75,14 @@ def read_json(kind: type[_Report], source: str | os.PathLike[str]) -> _Report:
 def _check_version(content: Any, name: str) -> None:
     if not isinstance(content, dict) or content.get("kind") != _KIND:
         raise FileFormatError(
-            f"{name} is no memory report: it lacks kind={_KIND!r}. Pass what "
+            f"{name} is not a memory report: it lacks kind={_KIND!r}. Pass what "
             "MemoryReport.to_json() has written."
         )
     schema = content.get("schema")
     if not isinstance(schema, int) or schema < 1:
         raise FileFormatError(
-            f"{name} has schema={schema!r}, which is no version of a report. Write it "
-            "anew with MemoryReport.to_json()."
+            f"{name} has schema={schema!r}, which is not a version of reports. Write "
+            "it anew with MemoryReport.to_json()."
         )
     if schema > SCHEMA:
         raise FileFormatError(
@@ -145,7 +145,7 @@ def make_frame(report: MemoryReport, what: str) -> Any:
     """Return a part of a report as a pandas data frame; see `MemoryReport.to_frame`."""
     if what not in _PARTS:
         raise InvalidParameterError(
-            f"what={what!r} is no part of a report. Pass one of {', '.join(_PARTS)}."
+            f"what={what!r} is not a part of a report. Pass one of {', '.join(_PARTS)}."
         )
     try:
         import pandas as pd

@@ -29,7 +29,7 @@ _MAX_COPIED_SHARE = 0.05
 # Fraction of X in private memory of an estimator: vectors and buffers are less.
 _MAX_PRIVATE_SHARE = 0.25
 _MIN_BYTES = 1 << 20
-# The first call of a library, threads and heaps take some MiB that are no copy of X.
+# The first call of a library, threads and heaps take some MiB beside any copy of X.
 _MIN_PRIVATE_BYTES = 8 << 20
 _MAX_SITES = 3
 # Smaller arrays have no mapping of their own that could be taken in their place.
@@ -90,7 +90,7 @@ class _Job:
 
     @property
     def is_scattered(self) -> bool:
-        """Whether train sets have so many runs that the order of rows is to blame."""
+        """Tell if train sets have so many runs that the order of rows is to blame."""
         return any(call.n_runs > _MAX_LONG_RUNS for call in self.report.calls)
 
     @property

@@ -1,4 +1,4 @@
-"""What a job has cost: the value, what follows from it, and how it is measured.
+"""The report of a job: its value, what follows from it, and how it is measured.
 
 How it is shown is in `_words` and `_picture`, files and tables are in `_export`, and
 what helps is in `_findings`.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TaskCost:
-    """What the tasks of one name have cost.
+    """Cost of the tasks of one name.
 
     Attributes
     ----------
@@ -132,7 +132,7 @@ class Holder:
 
 
 class MemoryReport(MeasuredBlock):
-    """What a job has cost in memory: over time, by process, by estimator and fold.
+    """Cost of a job in memory: over time, by process, by estimator and fold.
 
     `skl_mmap.measure` and `skl_mmap.Memmapped` give it; it never changes.
 
@@ -188,7 +188,7 @@ class MemoryReport(MeasuredBlock):
         Raises
         ------
         FileFormatError
-            If it is no such report, or was written by a newer version of skl_mmap.
+            If it is not such a report, or was written by a newer version of skl_mmap.
         OSError
             If the file cannot be read.
         """
@@ -386,7 +386,7 @@ class MemoryReport(MeasuredBlock):
 
     @property
     def suggestions(self) -> tuple[Suggestion, ...]:
-        """What would need less memory, each with a line of code to paste."""
+        """Lines of code to paste that would need less memory, each with its reason."""
         from skl_mmap.report._findings import list_suggestions
 
         return list_suggestions(self)

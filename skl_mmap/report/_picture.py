@@ -35,7 +35,7 @@ _MAX_LAYERS = 10
 _MIN_WINDOW_SECONDS = 0.2
 _N_WINDOWS = 100
 
-# Of the SVG, in its own units.
+# Sizes in the SVG, in its own units.
 _WIDTH, _LEFT, _RIGHT = 760, 78, 14
 _MEMORY_TOP, _MEMORY_HEIGHT = 12, 210
 _ROW_HEIGHT, _MAX_ROW_SPACE = 9, 108
@@ -67,7 +67,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What is drawn of a report.
+    """Layers, bars and lines that are drawn of a report.
 
     Attributes
     ----------

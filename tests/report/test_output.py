@@ -93,9 +93,9 @@ class TestJson:
         ("changes", "message"),
         [
             ({"schema": 2}, r"newer version of skl_mmap \(schema 2, .*knows 1\)"),
-            ({"schema": "1"}, "schema='1', which is no version"),
-            ({"schema": 0}, "schema=0, which is no version"),
-            ({"kind": "other"}, "is no memory report"),
+            ({"schema": "1"}, "schema='1', which is not a version of reports"),
+            ({"schema": 0}, "schema=0, which is not a version of reports"),
+            ({"kind": "other"}, "is not a memory report"),
             ({"records": 5}, "lacks what one has"),
             ({"timeline": [{"seconds": 1}]}, "lacks what one has"),
         ],
@@ -129,10 +129,12 @@ class TestJson:
     def test_other_files(self, tmp_path: Path) -> None:
         path = tmp_path / "report.json"
         path.write_text("no JSON")
-        with pytest.raises(FileFormatError, match=r"report\.json is no JSON"):
+        with pytest.raises(FileFormatError, match=r"report\.json is not JSON"):
             MemoryReport.from_json(path)
         path.write_text("[1]")
-        with pytest.raises(FileFormatError, match=r"report\.json is no memory report"):
+        with pytest.raises(
+            FileFormatError, match=r"report\.json is not a memory report"
+        ):
             MemoryReport.from_json(path)
         with pytest.raises(FileNotFoundError):
             MemoryReport.from_json(tmp_path / "missing.json")
