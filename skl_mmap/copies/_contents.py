@@ -40,7 +40,7 @@ class Reference:
         self._shape = X.shape
         n_rows, n_columns = X.shape
         # Consecutive, since reading them from Fortran order is then one piece for each
-        # column; from three places, so that a row subset is no copy.
+        # column; from three places, so that some rows of X do not pass for X.
         starts = {0, n_rows // 2, max(n_rows - _N_ROWS, 0)}
         self._runs = [(s, min(s + _N_ROWS, n_rows)) for s in sorted(starts)]
         self._columns = np.unique(

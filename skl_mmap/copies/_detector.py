@@ -64,7 +64,7 @@ _MAX_LOOKS = 20
 # Rounding of a block to pages, its header included.
 _MAX_SLACK_BYTES = 2 * 65536
 _INTERVAL_SECONDS = 0.002
-# Of X: growth that no block of NumPy explains, from which on its line is kept.
+# Fraction of X: if more grows than blocks of NumPy explain, the line is kept.
 _MIN_UNEXPLAINED_SHARE = 0.1
 _MAX_HOLES = 4096
 _WAITING = ("threading.py", "queue.py", "pool.py", "selectors.py")

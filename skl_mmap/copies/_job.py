@@ -34,7 +34,7 @@ class Sample:
 
     fd: int
     shape: tuple[int, int]
-    # Of X in the file.
+    # How X lies in the file.
     layout: Layout
     y: Any
 
@@ -72,7 +72,7 @@ class Scouting:
 class Fingerprint:
     """What a fitted estimator or a result is."""
 
-    # Of all its bits, times excluded; empty if it cannot be told.
+    # A digest of all its bits but times; empty if there is none.
     digest: str
     # Some of its numbers, to say how far others are.
     numbers: npt.NDArray[np.float64] | None

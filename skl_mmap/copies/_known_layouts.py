@@ -24,7 +24,7 @@ from skl_mmap.copies._prober import Prober, as_table
 from skl_mmap.copies._results import CopySite, Layout, Reason, layout_of
 
 _TABLE = "layouts.json"
-# Of X: fewer copies are none, and what saves less is no gain.
+# Copies of X that count as none, and that have to be saved at least.
 _MIN_COPIES = 0.1
 _MIN_SAVED = 0.15
 # Bytes of the sample that is probed: enough to tell a copy of X from vectors.

@@ -39,7 +39,7 @@ from skl_mmap.exceptions import MeasurementError
 
 Send = Callable[[Any], None]
 
-# Of X: less is no copy, whatever it is made of, and smaller samples need not be tried.
+# Fraction of X below which nothing is a copy, so that smaller samples are not needed.
 _MIN_SHARE = 0.08
 _MIN_SCOUTED_ROWS = 64
 _MAX_POWER = 3.0
@@ -123,7 +123,7 @@ def _scout(work: Work) -> None:
     # The first call of a library takes longer.
     _run_all(work, (n, n_columns), is_measured=False)
     while True:
-        # Of the processor: others that use the machine change nothing then.
+        # Time of the processor does not grow when others use the machine.
         start = time.process_time()
         _run_all(work, (n, n_columns), is_measured=False)
         seconds = max(time.process_time() - start, 1e-4)
@@ -146,8 +146,8 @@ def _scout(work: Work) -> None:
 
 def _measure(work: Work) -> None:
     shape = work.job.n_samples, work.table.shape[1]
-    # What libraries allocate once, at their first call, is no part of any estimator,
-    # and nor is what measuring needs.
+    # What libraries allocate once, at their first call, does not count; nor does what
+    # measuring needs.
     _run_all(work, (divide(shape[0]), shape[1]), is_measured=True)
     work.runs.clear()
     failed = _run_all(work, shape, is_measured=True)

@@ -12,7 +12,7 @@ from skl_mmap.copies._job import VERDICTS, Answers, agree
 from skl_mmap.copies._prober import Prober
 from skl_mmap.copies._results import Layout, Reason, Suggestion
 
-# Of X: what saves less is not worth a line of code.
+# Fraction of X that a line of code has to save.
 _MIN_SAVED = 0.15
 _MAX_CANDIDATES = 7
 _MAX_SECONDS = 30.0

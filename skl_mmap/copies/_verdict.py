@@ -32,16 +32,16 @@ from skl_mmap.copies._results import CopySite, Layout, MethodCopies, Reason
 Shape = tuple[int, int]
 """Of a sample: rows and columns."""
 
-# Of rows and columns, in the smaller samples.
+# Smaller samples have a fourth of the rows or columns.
 _DIVISOR = 4
-# Of X: what is less is no copy of it.
+# Fraction of X below which a block is not looked at as a copy.
 MIN_SITE_SHARE = 0.2
 # The kernel's numbers are that much more or less than those of NumPy, for the same.
 _NOISE = 0.15
 _MIN_WRITTEN_SHARE = 0.01
-# Of X: beside so much other memory, the kernel's number says nothing about copies.
+# Multiple of X: beside so much other memory, the kernel's peak does not show copies.
 _MAX_REST = 2.0
-# Of X: less native memory is not a copy, but lists, models and chance.
+# Fraction of X below which native memory may be lists, models and chance.
 _MIN_NATIVE = 0.25
 # The kernel adds up 32 pages at a time: what four of its peaks may be wrong by.
 _KERNEL_NOISE_BYTES = 400_000
