@@ -59,6 +59,10 @@ serve(int(sys.argv[2]), *sys.argv[3:])
 # -------------------------------------------------------------- both sides
 
 
+def _milliseconds_until(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, 1000 * (deadline - time.monotonic()))
+
+
 class Peer:
     """The process at the other side, which may end at any time.
 
@@ -75,11 +79,9 @@ class Peer:
         self._is_parent = is_parent
         self._fd = -1
         if hasattr(os, "pidfd_open"):
-            # contextlib is too large to import for this; an old kernel has none, and
-            # the process may have ended.
-            try:  # noqa: SIM105
+            try:  # noqa: SIM105 - contextlib is too large to import for this
                 self._fd = os.pidfd_open(pid)
-            except OSError:
+            except OSError:  # an old kernel, or the process has ended
                 pass
 
     @property
@@ -126,20 +128,17 @@ class Peer:
         while True:
             # Without a parent the pidfd may be that of another one of the same number.
             is_orphan = self._is_orphan()
-            milliseconds = 0 if is_orphan else self._choose_milliseconds(deadline)
-            ready = {fd for fd, _ in poll.poll(milliseconds)}
+            milliseconds = _milliseconds_until(deadline)
+            if self._is_parent and not self.is_known:
+                most = 1000 * _LOOK_SECONDS
+                milliseconds = most if milliseconds is None else min(milliseconds, most)
+            ready = {fd for fd, _ in poll.poll(0 if is_orphan else milliseconds)}
             if found := [fd for fd in fds if fd in ready]:
                 return found
             if self._fd in ready or is_orphan or self._is_orphan():
                 raise EOFError(f"process {self.pid} has ended")
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"process {self.pid} does not answer")
-
-    def _choose_milliseconds(self, deadline: float | None) -> float | None:
-        seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if self._is_parent and self._fd < 0:
-            seconds = _LOOK_SECONDS if seconds is None else min(seconds, _LOOK_SECONDS)
-        return None if seconds is None else 1000 * seconds
 
     def _is_orphan(self) -> bool:
         return self._is_parent and os.getppid() != self.pid
@@ -173,20 +172,16 @@ class Connection:
         """
         data = marshal.dumps(message)
         view = memoryview(len(data).to_bytes(_SIZE_BYTES, "little") + data)
-        if seconds is None or not hasattr(select, "poll"):
-            while view:
-                view = view[os.write(self._sink, view) :]
-            return
-        deadline = time.monotonic() + seconds
-        poll = select.poll()
-        poll.register(self._sink, select.POLLOUT)
-        os.set_blocking(self._sink, False)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        if deadline is not None and hasattr(select, "poll"):
+            os.set_blocking(self._sink, False)
         while view:
             try:
                 view = view[os.write(self._sink, view) :]
             except BlockingIOError:
-                left = deadline - time.monotonic()
-                if left <= 0 or not poll.poll(1000 * left):
+                poll = select.poll()
+                poll.register(self._sink, select.POLLOUT)
+                if not poll.poll(_milliseconds_until(deadline)):
                     raise TimeoutError("what is sent is not read") from None
 
     def receive(self, *, seconds: float | None = None) -> Any:
@@ -204,18 +199,14 @@ class Connection:
         size = int.from_bytes(self._read(_SIZE_BYTES, deadline), "little")
         return marshal.loads(self._read(size, deadline), **_NO_CODE)
 
-    def wait(self, *fds: int, seconds: float | None = None) -> list[int]:
-        """Wait as `Peer.wait` does, which also tells that the other side has ended."""
-        assert self.peer is not None
-        return self.peer.wait(*fds, seconds=seconds)
-
     def _read(self, n_bytes: int, deadline: float | None) -> bytes:
         data = bytearray()
         while len(data) < n_bytes:
             if self.peer is not None:
-                now = time.monotonic()
-                left = None if deadline is None else max(0.0, deadline - now)
-                self.peer.wait(self.source, seconds=left)
+                left = _milliseconds_until(deadline)
+                self.peer.wait(
+                    self.source, seconds=None if left is None else left / 1000
+                )
             piece = os.read(self.source, min(n_bytes - len(data), _CHUNK_BYTES))
             if not piece:
                 raise EOFError("the pipe has been closed")

@@ -18,9 +18,7 @@ import importlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from skl_mmap._child import (
@@ -31,8 +29,7 @@ from skl_mmap._child import (
     function_command,
 )
 from skl_mmap.cli._command import CommandError
-
-__all__ = ["ChildResult", "run_child", "serve"]
+from skl_mmap.monitor._sampler_process import find_joblib_places
 
 # How long a child may take to end its workers and delete its files when interrupted.
 _GRACE_SECONDS = 5.0
@@ -105,9 +102,10 @@ def run_child(
 def _remove_folders(pid: int) -> None:
     """Remove joblib's folders, whose own clean-up does not survive SIGKILL."""
     # They have the child's pid in their names, so nobody else's is touched.
-    roots = {os.environ.get("JOBLIB_TEMP_FOLDER"), "/dev/shm", tempfile.gettempdir()}
-    for root in filter(None, roots):
-        for folder in glob.glob(str(Path(root) / f"joblib_memmapping_folder_{pid}_*")):
+    for place in find_joblib_places():
+        for folder in glob.glob(
+            os.path.join(place, f"joblib_memmapping_folder_{pid}_*")
+        ):
             shutil.rmtree(folder, ignore_errors=True)
 
 

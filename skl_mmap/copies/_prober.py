@@ -20,7 +20,7 @@ from skl_mmap._linux.proc import can_remap
 from skl_mmap._units import format_bytes
 from skl_mmap.copies._job import Answer, Job
 from skl_mmap.copies._results import Layout
-from skl_mmap.copies._server_process import ServerProcess, make_sample
+from skl_mmap.copies._server import ServerProcess, make_sample
 from skl_mmap.exceptions import InvalidParameterError, MeasurementError
 
 # Enough to tell a copy from vectors and from noise of the kernel's numbers.

@@ -1,4 +1,4 @@
-"""The process that starts a process for each job, as it sees itself.
+"""A process that starts a process for each job, from both sides.
 
 ::
 
@@ -17,25 +17,91 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import mmap
 import os
 import pickle
 import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, final
 
-from skl_mmap._child import Connection, describe_exit
+import numpy as np
+import numpy.typing as npt
+
+from skl_mmap._child import Child, Connection, describe_exit, function_command
 from skl_mmap._linux import calls
-from skl_mmap.copies._job import to_plain
+from skl_mmap.copies._job import Answer, Job, Sample, Scouting, from_plain, to_plain
+from skl_mmap.copies._results import MethodCopies, layout_of
+from skl_mmap.exceptions import MeasurementError
+
+_ENVIRONMENT = {
+    # One thread each: their buffers are no copies, and the server forks.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "BLIS_NUM_THREADS": "1",
+    # Untouched memory must not count, as it would in huge pages.
+    "NUMPY_MADVISE_HUGEPAGE": "0",
+}
+# Beyond the timeout of a job, which the server keeps by itself.
+_GRACE_SECONDS = 20.0
+_START_SECONDS = 120.0
+_N_WORDS = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What all jobs have in common.
+    """What all jobs have in common; see `ServerProcess`."""
 
-    Attributes
+    estimator: bytes
+    sample: Any
+    timeout_seconds: float
+
+
+def make_sample(X: npt.NDArray[Any], y: Any, n_rows: int) -> Sample:
+    """Write some rows of X, evenly chosen, to a file in memory.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        The data.
+    y : array-like of shape (n_samples,) or None
+        Target.
+    n_rows : int
+        How many.
+
+    Returns
+    -------
+    Sample
+        Its file is to be closed by the caller.
+    """
+    layout = layout_of(X)
+    rows: Any = slice(None)
+    if n_rows < len(X):
+        rows = np.linspace(0, len(X) - 1, n_rows).astype(np.intp)
+    shape = (n_rows, X.shape[1])
+    n_bytes = n_rows * X.shape[1] * X.dtype.itemsize
+    fd = os.memfd_create("skl_mmap-sample", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(fd, n_bytes)
+        order: Any = layout.order
+        with mmap.mmap(fd, n_bytes) as pages:
+            target: npt.NDArray[Any] = np.ndarray(shape, X.dtype, pages, order=order)
+            target[...] = np.asarray(X)[rows]
+            del target
+    except BaseException:
+        os.close(fd)
+        raise
+    return Sample(fd, shape, layout, None if y is None else np.asarray(y)[rows])
+
+
+@final
+class ServerProcess:
+    """Runs jobs, each in a process of its own, until it is closed.
+
+    Parameters
     ----------
     estimator : bytes
         Pickled, not fitted.
@@ -43,11 +109,131 @@ class Spec:
         The data.
     timeout_seconds : float
         For each job.
+
+    Raises
+    ------
+    MeasurementError
+        If the process cannot be started, or cannot load the estimator.
     """
 
-    estimator: bytes
-    sample: Any
-    timeout_seconds: float
+    def __init__(
+        self, estimator: bytes, sample: Sample, *, timeout_seconds: float
+    ) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._child = Child(
+            function_command(__name__, "serve"),
+            environment=_ENVIRONMENT,
+            pass_fds=[sample.fd],
+        )
+        try:
+            self._write(Spec(estimator, sample, timeout_seconds), _START_SECONDS)
+            self._check_start(*self._read(_START_SECONDS))
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_start(self, kind: str, message: Any) -> None:
+        if kind == "ready":
+            return
+        reason = message if kind == "failed" else f"it ended. {self._last_words(0)}"
+        raise MeasurementError(
+            "The process that measures copies could not load the estimator "
+            f"({reason}), so nothing was measured. It is a new interpreter: classes "
+            "have to be importable from sys.path or be defined in __main__, and their "
+            "instances have to survive pickling."
+        )
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def scout(self, job: Job) -> Scouting | None:
+        """Find out how many rows the time allows; None if that did not work out."""
+        found: list[Scouting] = []
+        self._follow(job, found)
+        return found[-1] if found else None
+
+    def measure(self, job: Job) -> list[Answer]:
+        """Measure the methods of a job; a crash is an answer like others.
+
+        Returns
+        -------
+        list of Answer
+            One for each method, in order.
+        """
+        answers: dict[str, Answer] = {}
+        while missing := [m for m in job.methods if m not in answers]:
+            new: list[Answer] = []
+            doing, end = self._follow(replace(job, methods=tuple(missing)), new)
+            answers.update({answer.copies.method: answer for answer in new})
+            if not end or doing in answers:
+                end = end or "it ended without an answer"
+            if doing not in missing or doing in answers:
+                doing = next((m for m in missing if m not in answers), "")
+            if doing:
+                answers[doing] = _make_failure(job, doing, end)
+            if doing == "fit":
+                for other in missing:
+                    failure = MethodCopies(other, job.layout, "not run", "fit failed")
+                    answers.setdefault(other, Answer(failure))
+        return [answers[method] for method in job.methods]
+
+    def _follow(self, job: Job, answers: list[Any]) -> tuple[str, str]:
+        """Run a job, and return the method it was at and how it ended."""
+        start = self._child.count_words()
+        doing, end = "", ""
+        deadline = time.monotonic() + self._timeout_seconds + _GRACE_SECONDS
+        self._write(job, _GRACE_SECONDS)
+        while True:
+            kind, message = self._read(deadline - time.monotonic())
+            if kind == "doing":
+                doing = message
+            elif kind == "answer":
+                answers.append(from_plain(message))
+            elif kind == "ended":
+                end = message
+                break
+            else:
+                raise MeasurementError(
+                    "The process that measures copies has ended or hangs, so nothing "
+                    f"was measured. {self._last_words(start)}"
+                )
+        if end not in ("", "timeout"):
+            end = f"{end}. {self._last_words(start)}".strip()
+        return doing, end
+
+    def _write(self, message: Any, timeout_seconds: float) -> None:
+        # That it is gone, or reads nothing, is noticed by reading.
+        with contextlib.suppress(TimeoutError):
+            self._child.send(pickle.dumps(message), seconds=timeout_seconds)
+
+    def _read(self, timeout_seconds: float) -> tuple[str, Any]:
+        try:
+            kind, message = self._child.receive(seconds=max(0.0, timeout_seconds))
+        except (EOFError, TimeoutError):
+            return "gone", None
+        return kind, message
+
+    def _last_words(self, start: int) -> str:
+        """Return the end of what was written to stderr."""
+        words = self._child.last_words(start, n_lines=5)[-_N_WORDS:]
+        return f"Its last words: {words}" if words else ""
+
+    def close(self) -> None:
+        """Leave no process and no open file behind, whatever has happened."""
+        self._child.close(seconds=2.0)
+
+
+def _make_failure(job: Job, method: str, end: str) -> Answer:
+    outcome = "timeout" if end == "timeout" else "crash"
+    if outcome == "timeout":
+        end = "it took longer than timeout_seconds"
+    return Answer(MethodCopies(method, job.layout, outcome, end))
+
+
+# ---------------------------------------------------------- the child's side
 
 
 def serve(connection: Connection) -> None:
@@ -112,13 +298,14 @@ def _forward(
     EOFError
         If the parent is gone.
     """
+    assert connection.peer is not None
     deadline = time.monotonic() + timeout_seconds
     answers = Connection(own, -1)
     watched = [own, process, connection.source]
     while True:
         seconds = max(0.0, deadline - time.monotonic())
         try:
-            ready = connection.wait(*watched, seconds=seconds)
+            ready = connection.peer.wait(*watched, seconds=seconds)
         except TimeoutError:
             return False
         if own in ready:
