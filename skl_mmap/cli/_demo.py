@@ -252,5 +252,5 @@ def _describe_scores(comparison: Comparison) -> str:
         return f"and {difference}: rounding, as sums run in another order"
     return (
         f"and {difference}, which was not checked, since this model depends on the "
-        "order of rows (row_order='any')"
+        'order of rows (row_order="any")'
     )
