@@ -27,8 +27,7 @@ class Remedy(enum.Enum):
     ARRANGE_X_GROUPS = "X, _, cv = skl_mmap.arrange(X, cv={cv}, groups=groups)"
     WHOLE_PAGES = "cv = KFold(n_splits={n_splits})"
     INDICES = "cv = [tuple(map(np.flatnonzero, split)) for split in cv]"
-    C_ORDER = "X = np.ascontiguousarray(X)"
-    SHARE = "X = skl_mmap.share(X)"
+    BY_ROW = 'X = skl_mmap.share(X, order="C")'
     CATEGORIES = 'X = X.astype(dict.fromkeys({names}, "category"))'
     POLARS = "X = polars.from_arrow(X)"
     AS_ARRAY = "X = np.asarray(X)"
@@ -102,7 +101,7 @@ _REMEDIES = {
     Reason.SCATTERED: (Remedy.ANY_ORDER, Remedy.ARRANGE),
     Reason.SHORT_RUNS: (Remedy.ANY_ORDER, Remedy.WHOLE_PAGES, Remedy.ARRANGE),
     Reason.SEAMS: (Remedy.ANY_ORDER, Remedy.WHOLE_PAGES, Remedy.ARRANGE),
-    Reason.NOT_BY_ROW: (Remedy.ANY_ORDER, Remedy.SHARE, Remedy.C_ORDER),
+    Reason.NOT_BY_ROW: (Remedy.ANY_ORDER, Remedy.BY_ROW),
     Reason.COLUMNS: (Remedy.CATEGORIES,),
     Reason.FEW_BYTES: (Remedy.SMALL_ARRAYS,),
     Reason.MASK: (Remedy.INDICES,),

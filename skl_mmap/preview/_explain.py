@@ -198,7 +198,7 @@ class Explainer:
             # The data in the order of the folds lies row by row, too.
             scattered = self._explain_scattered(rows)
             return Explanation(f"{reason}; and {scattered.reason}", scattered.remedies)
-        remedies = [Remedy.SHARE.line() if self.is_frame else Remedy.C_ORDER.line()]
+        remedies = [Remedy.BY_ROW.line()]
         if self.is_frame and self._helps_any_order(rows):
             remedies.insert(0, Remedy.ANY_ORDER.line())
         return Explanation(reason, tuple(remedies))

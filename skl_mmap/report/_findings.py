@@ -38,8 +38,6 @@ _MIN_ADOPTED_BYTES = 32 << 20
 _MIN_ADOPTED_SHARE = 0.1
 # Train sets of more runs are scattered, and their runs are rarely long.
 _MAX_LONG_RUNS = 16
-# For arrays and for data frames.
-_BY_ROW = 'X = skl_mmap.share(X, order="C")'
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +163,7 @@ def _store_by_row(job: _Job) -> Suggestion | None:
     n_bytes = job.fold_bytes.get(Reason.NOT_BY_ROW, 0)
     if not n_bytes or job.is_scattered:
         return None
-    return _mapped(_BY_ROW, n_bytes, ", but for seams between pages")
+    return _mapped(Remedy.BY_ROW.line(), n_bytes, ", but for seams between pages")
 
 
 def _order_rows(job: _Job) -> Suggestion | None:
