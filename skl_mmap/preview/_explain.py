@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -164,59 +163,67 @@ class Explainer:
         if self.refusal is not None:
             return self.refusal
         cause = rows.main_cause
-        if cause.reason is Reason.MASK:
-            return Explanation(str(cause), (Remedy.INDICES.line(),))
-        if not cause.reason.is_counted:
-            return self._explain_few(rows)
-        if cause.reason is Reason.NOT_BY_ROW:
-            return self._explain_order_of_elements(rows)
-        if cause.reason is Reason.COLUMNS:
-            return _explain_columns(cause)
-        if cause.reason is Reason.SCATTERED or self._is_scattered(rows):
-            return self._explain_scattered(rows)
-        if cause.reason in (Reason.SHORT_RUNS, Reason.SEAMS):
-            return self._explain_pages(rows)
-        return Explanation(str(cause))
+        reason, is_scattered = cause.reason, self._is_scattered(rows)
+        text = str(cause)
+        if reason is Reason.COLUMNS:
+            text = "columns of dtype {}, whose rows pandas copies: {}".format(
+                *cause.detail.split(": ", 1)
+            )
+        elif reason is Reason.NOT_BY_ROW:
+            text = self._describe_order_of_elements(rows)
+            # The data in the order of the folds lies row by row, too.
+            reason = Reason.SCATTERED if is_scattered else reason
+        elif reason is Reason.SCATTERED or (reason.is_counted and is_scattered):
+            text, reason = self._cause_of_scattering(), Reason.SCATTERED
+        elif reason in (Reason.SHORT_RUNS, Reason.SEAMS):
+            text = self._describe_pages(rows)
+        elif reason is not Reason.MASK and not reason.is_counted:
+            text, reason = self._describe_few(), Reason.FEW_BYTES
+        lines = (self._line(remedy, rows, cause) for remedy in reason.remedies)
+        return Explanation(text, tuple(filter(None, lines)))
 
-    def _explain_few(self, rows: PlannedRows) -> Explanation:
+    def _line(self, remedy: Remedy, rows: PlannedRows, cause: Cause) -> str | None:
+        """Write the line of a remedy; None if it is not known to help here."""
+        if remedy is Remedy.ANY_ORDER:
+            return remedy.line() if self._helps_any_order(rows) else None
+        if remedy is Remedy.ARRANGE:
+            return self._arrange(rows)
+        if remedy is Remedy.WHOLE_PAGES:
+            n_splits = self._find_n_splits()
+            return None if n_splits is None else remedy.line(n_splits=n_splits)
+        if remedy is Remedy.SMALL_ARRAYS:
+            is_much = rows.uncounted_bytes >= self.min_bytes
+            return remedy.line() if self._has_columns() and is_much else None
+        if remedy is Remedy.CATEGORIES:
+            dtype, _, _ = cause.detail.partition(": ")
+            is_text = dtype in ("object", "str")
+            names = f'X.select_dtypes("{dtype}")'
+            return remedy.line(names=names) if is_text else None
+        return remedy.line()
+
+    def _has_columns(self) -> bool:
+        return self.is_frame and self.n_arrays > 1
+
+    def _describe_few(self) -> str:
         smallest = format_bytes(self.min_mapped_bytes)
-        if not self.is_frame or self.n_arrays == 1:
-            text = f"they have less than {smallest}: {Reason.FEW_BYTES.value}"
-            return Explanation(text)
-        is_much = rows.uncounted_bytes >= self.min_bytes
-        return Explanation(
+        if not self._has_columns():
+            return f"they have less than {smallest}: {Reason.FEW_BYTES.value}"
+        return (
             f"the rest is small: less than min_bytes ({format_bytes(self.min_bytes)}) "
             "of columns that lie together is sent by value, and less than "
-            f"{smallest} of a column is not mapped",
-            (Remedy.SMALL_ARRAYS.line(),) if is_much else (),
+            f"{smallest} of a column is not mapped"
         )
 
-    def _explain_order_of_elements(self, rows: PlannedRows) -> Explanation:
+    def _describe_order_of_elements(self, rows: PlannedRows) -> str:
         what = "the frame lies" if self.is_frame else "X is in Fortran order:"
-        reason = f"{what} column by column, so that no row is in one place"
-        if self._is_scattered(rows):
-            # The data in the order of the folds lies row by row, too.
-            scattered = self._explain_scattered(rows)
-            return Explanation(f"{reason}; and {scattered.reason}", scattered.remedies)
-        remedies = [Remedy.BY_ROW.line()]
-        if self.is_frame and self._helps_any_order(rows):
-            remedies.insert(0, Remedy.ANY_ORDER.line())
-        return Explanation(reason, tuple(remedies))
+        text = f"{what} column by column, so that no row is in one place"
+        is_scattered = self._is_scattered(rows)
+        return f"{text}; and {self._cause_of_scattering()}" if is_scattered else text
 
     def _is_scattered(self, rows: PlannedRows) -> bool:
         unit = max(self.unit_rows or 1, VECTOR_UNIT)
         is_short = rows.n_rows < _UNITS_OF_LONG_RUN * unit * rows.n_runs
         return rows.n_runs > _MAX_LONG_RUNS and is_short
-
-    def _explain_scattered(self, rows: PlannedRows) -> Explanation:
-        remedies = []
-        if self._helps_any_order(rows):
-            remedies.append(Remedy.ANY_ORDER.line())
-        else:
-            # What is tested once can be written in the order of the folds.
-            cv = "cv" if self.is_partition else self._partition_like()
-            remedies.append(self._arrange(cv))
-        return Explanation(self._cause_of_scattering(), tuple(remedies))
 
     def _partition_like(self) -> str:
         """Write a splitter that makes about such folds, and tests each row once."""
@@ -225,14 +232,21 @@ class Explainer:
         n_splits = self.n_splits // getattr(cv, "n_repeats", 1)
         return f"{kind}({max(n_splits, 2)}, shuffle=True, random_state=0)"
 
-    def _arrange(self, cv: str) -> str:
+    def _arrange(self, rows: PlannedRows) -> str | None:
+        """Write the call of `arrange`, for folds like these if it refuses them."""
+        is_scattered = rows.main_cause.reason is Reason.SCATTERED
+        # The train sets of long runs are as good as they can be.
+        can_help = rows.part == "test" and self.is_partition
+        if not (is_scattered or self._is_scattered(rows) or can_help):
+            return None
         remedies = {
             (True, False): Remedy.ARRANGE,
             (True, True): Remedy.ARRANGE_GROUPS,
             (False, False): Remedy.ARRANGE_X,
             (False, True): Remedy.ARRANGE_X_GROUPS,
         }
-        return remedies[self.has_target, self.has_groups].line(cv=cv)
+        remedy = remedies[self.has_target, self.has_groups]
+        return remedy.line(cv="cv" if self.is_partition else self._partition_like())
 
     def _cause_of_scattering(self) -> str:
         name = type(self.cv).__name__
@@ -253,30 +267,21 @@ class Explainer:
         n_bytes = rows.any_copied_bytes
         return n_bytes is not None and 2 * n_bytes < rows.cost.copied_bytes
 
-    def _explain_pages(self, rows: PlannedRows) -> Explanation:
+    def _describe_pages(self, rows: PlannedRows) -> str:
         unit = self.unit_rows
         if unit is None:
-            reason = "runs of rows continue each other's pages only by chance"
+            text = "runs of rows continue each other's pages only by chance"
         elif rows.n_runs == 1:
-            reason = "the run of rows fills no page, or lies where X itself is a copy"
+            text = "the run of rows fills no page, or lies where X itself is a copy"
         else:
-            reason = (
+            text = (
                 "runs of rows continue each other's pages only if the number of rows "
                 f"left out between them is a multiple of {unit} (the rows that fill "
                 "whole pages)"
             )
         if self.row_order == "any" and rows.part == "train":
-            reason += "; with row_order='any', what is left over of each run is copied"
-        return Explanation(reason, tuple(self._remedies_of_pages(rows)))
-
-    def _remedies_of_pages(self, rows: PlannedRows) -> Iterator[str]:
-        if self._helps_any_order(rows):
-            yield Remedy.ANY_ORDER.line()
-        n_splits = self._find_n_splits()
-        if n_splits is not None:
-            yield Remedy.WHOLE_PAGES.line(n_splits=n_splits)
-        if rows.part == "test" and self.is_partition:
-            yield self._arrange("cv")
+            text += "; with row_order='any', what is left over of each run is copied"
+        return text
 
     def _find_n_splits(self) -> int | None:
         """Find a number of splits near the given one whose folds are whole pages."""
@@ -291,10 +296,3 @@ class Explainer:
         if not fitting or n_splits in fitting:
             return None
         return min(fitting, key=lambda number: (abs(number - n_splits), number))
-
-
-def _explain_columns(cause: Cause) -> Explanation:
-    dtype, _, names = cause.detail.partition(": ")
-    remedy = Remedy.CATEGORIES.line(names=f'X.select_dtypes("{dtype}")')
-    reason = f"columns of dtype {dtype}, whose rows pandas copies: {names}"
-    return Explanation(reason, (remedy,) if dtype in ("object", "str") else ())
