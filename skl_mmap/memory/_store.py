@@ -423,18 +423,16 @@ def _items_at(
 ) -> tuple[int, npt.NDArray[Any]]:
     """Return items of an array that follow each other in C order, and their place.
 
-    Of short rows, whole ones with at least the `n_items` from `place` on, at most three
-    times as many; of long rows, as many as there are in one.
+    Whole rows with at least the `n_items` from `place` on, and at most three times as
+    many; or as many as there are in one row, if it is longer.
     """
     start = 0
-    while rows.ndim > 1:
-        row_size = rows[0].size
-        row, place_in_row = divmod(place, row_size)
+    while (row_size := rows[0].size) > n_items:
+        row, place = divmod(place, row_size)
         start += row * row_size
-        if row_size <= n_items:
-            return start, rows[row : row + n_items // row_size + 2]
-        rows, place = rows[row], place_in_row
-    return start + place, rows[place : place + n_items]
+        rows = rows[row]
+    row = place // row_size
+    return start + row * row_size, rows[row : row + n_items // row_size + 2]
 
 
 def _are_equal(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> bool:

@@ -233,6 +233,22 @@ def test_what_is_no_partition_is_explained(message: str, cv: Any) -> None:
     assert len(str(caught.value)) < 600
 
 
+def test_the_rows_that_are_no_partition_are_counted() -> None:
+    rows = np.arange(N_SAMPLES)
+    first, second, third = rows[:100], rows[100:200], rows[190:293]
+    cv = [(np.delete(rows, test), test) for test in (first, second, third)]
+    message = "10 rows of the test set of split 2 have .* one of them by split 1"
+    with pytest.raises(InvalidParameterError, match=message):
+        arrange(X, Y, cv=cv)
+    cv = [(np.delete(rows, test), test) for test in (first, rows[99:105])]
+    message = "1 rows of the test set of split 1 have .* one of them by split 0"
+    with pytest.raises(InvalidParameterError, match=message):
+        arrange(X, Y, cv=cv)
+    message = "as 7 of 6000 rows are in neither"
+    with pytest.raises(InvalidParameterError, match=message):
+        arrange(X, Y, cv=[(rows[100:-7], first)])
+
+
 def test_an_int_means_what_it_means_in_scikit_learn() -> None:
     labels = np.repeat([0, 1], N_SAMPLES // 2)
     for classifier, expected in ((False, KFold(2)), (True, StratifiedKFold(2))):
