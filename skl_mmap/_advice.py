@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["backend_line", "parameters_of"]
-
 # Without n_jobs, joblib runs one task at a time: the advice would have no workers.
 _N_JOBS = 4
 

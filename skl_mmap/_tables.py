@@ -10,8 +10,6 @@ import itertools
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["Markup", "format_table", "html_block", "html_details", "html_table"]
-
 _GAP = "  "
 # No colours but shades of what is there: readable on a light page and on a dark one.
 _STYLE = """

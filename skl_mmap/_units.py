@@ -8,8 +8,6 @@ from typing import SupportsIndex
 
 from skl_mmap.exceptions import InvalidParameterError
 
-__all__ = ["format_bytes", "parse_bytes"]
-
 _STEP = 1024
 _PREFIXES = ("B", "KiB", "MiB", "GiB", "TiB")
 _TEXT = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]?)(?:i?b)?\s*", re.IGNORECASE)

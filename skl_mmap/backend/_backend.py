@@ -25,8 +25,6 @@ from skl_mmap.backend._task import Task, unpack
 from skl_mmap.memory import Store
 from skl_mmap.monitor import is_measuring, note, publish
 
-__all__ = ["MmapBackend"]
-
 
 class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     """Run tasks in processes that share their input and map their folds.

@@ -29,19 +29,7 @@ _NOT_WRITTEN = frozenset({"initializer", "initargs"})
 
 
 class CallWatch:
-    """Looks at the tasks of one call, and says in a record what they have in common.
-
-    Parameters
-    ----------
-    n_jobs : int
-        As the user gave it.
-    options : Options
-        Those of the call.
-    threads : int or None
-        Threads that BLAS and OpenMP may use in each worker; None if not limited.
-    owner : str
-        Class that has set the backend by itself; empty if the user has.
-    """
+    """Looks at the tasks of one call, and says in a record what they have in common."""
 
     def __init__(
         self, n_jobs: int, options: Options, threads: int | None, owner: str

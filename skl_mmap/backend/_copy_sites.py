@@ -8,8 +8,6 @@ from typing import Any
 
 from skl_mmap.backend import _labels
 
-__all__ = ["CopySites"]
-
 # What is less is no copy of anything that needs this backend.
 _MIN_BYTES = 4 << 20
 _PACKAGE_FOLDER = os.path.dirname(os.path.dirname(_labels.__file__)) + os.sep

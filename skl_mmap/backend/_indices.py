@@ -65,13 +65,6 @@ def compact_batch(batch: Any, options: Options) -> tuple[Any, int]:
     """Return a batch of tasks whose index arrays are runs, in the order asked for.
 
     And how many bytes of index arrays it refers to no more.
-
-    Parameters
-    ----------
-    batch : callable
-        joblib's ``BatchedCalls``; anything else is returned as it is.
-    options : Options
-        Whether rows may change their order, and which index arrays are worth it.
     """
     before = items = _compat.tasks_of(batch)
     if before is None or items is None:

@@ -7,8 +7,6 @@ from typing import Any
 
 from skl_mmap._compat import tasks_of
 
-__all__ = ["label_batch", "label_fold", "label_task"]
-
 # Tasks that know better what they are pass this argument; see `skl_mmap.estimators`.
 _LABEL = "label"
 # What scikit-learn's searches pass: number of the split, and how many there are.
@@ -16,13 +14,7 @@ _PROGRESS = "split_progress"
 
 
 def label_batch(batch: Any) -> str:
-    """Return the labels of the tasks of a batch, each once.
-
-    Parameters
-    ----------
-    batch : callable
-        joblib's ``BatchedCalls``; of anything else nothing is known.
-    """
+    """Return the labels of the tasks of a batch, each once."""
     items = tasks_of(batch)
     if items is None:
         return ""

@@ -27,14 +27,6 @@ from skl_mmap._compat import is_fitting_task, is_handing_scorer
 from skl_mmap.memory import Conversion, Runs, find_runs
 from skl_mmap.monitor import note
 
-__all__ = [
-    "InLayout",
-    "describe_conversion",
-    "find_saved_conversion",
-    "with_columns",
-    "with_layouts",
-]
-
 # What they do with X is what scikit-learn's own tasks do: select rows, and hand them to
 # the estimator or to a scorer.
 _OWN_TASKS = frozenset(
@@ -85,15 +77,7 @@ def describe_conversion(array: npt.NDArray[Any], conversion: Conversion) -> str:
 
 
 def with_layouts(items: list[Any], min_bytes: int) -> list[Any]:
-    """Return the tasks of a batch with X in the layout that their estimators want.
-
-    Parameters
-    ----------
-    items : list of (function, args, kwargs)
-        Tasks.
-    min_bytes : int
-        Smaller arrays are left as they are.
-    """
+    """Return the tasks of a batch with X in the layout that their estimators want."""
     return [_with_layout(item, min_bytes) for item in items]
 
 

@@ -17,8 +17,6 @@ from collections.abc import Callable
 from multiprocessing.reduction import DupFd
 from typing import Any
 
-__all__ = ["EventSemaphore", "has_eventfd"]
-
 
 def has_eventfd() -> bool:
     """Whether this system has eventfd."""
@@ -30,11 +28,6 @@ class EventSemaphore:
 
     The part of ``multiprocessing.Lock`` and ``multiprocessing.BoundedSemaphore`` that
     queues and pools use.
-
-    Parameters
-    ----------
-    value : int, default=1
-        How often it can be acquired.
     """
 
     def __init__(self, value: int = 1) -> None:

@@ -29,8 +29,6 @@ import numpy.typing as npt
 
 from skl_mmap.memory import ArrayHandle, Segment, Store, rebuild_array
 
-__all__ = ["rebuild_objects", "share_objects"]
-
 _IMMUTABLE = frozenset(
     {
         *(bool, bytes, complex, float, int, str, type(None)),
@@ -58,23 +56,8 @@ def share_objects(
 ) -> tuple[ArrayHandle, Segment] | None:
     """Share the pickle of an array of immutable objects.
 
-    Parameters
-    ----------
-    array : ndarray, dtype=object
-        Any.
-    store : Store
-        Where it goes.
-
-    Returns
-    -------
-    (ArrayHandle, Segment) or None
-        For `rebuild_objects`. None if the array holds anything else, or cannot be
-        shared: then it has to be pickled with the task.
-
-    Raises
-    ------
-    NotEnoughMemoryError, NotEnoughDiskError
-        If there is no room.
+    For `rebuild_objects`. None if the array holds anything else, or cannot be shared:
+    then it has to be pickled with the task.
 
     Notes
     -----

@@ -14,24 +14,13 @@ from skl_mmap.memory import counters, trim_heap
 from skl_mmap.monitor import OwnMemory, own_memory
 from skl_mmap.monitor._records import TaskRecord
 
-__all__ = ["Observation"]
-
 # Private memory that earlier batches may have left in the heap. What a batch takes from
 # there is no growth, and would not be seen. Giving it back takes up to 10 ms.
 _MAX_HEAP_BYTES = 4 << 20
 
 
 class Observation:
-    """Watches this process while it runs a batch.
-
-    Parameters
-    ----------
-    is_measured : bool
-        Whether anybody wants to know about memory: it takes some milliseconds.
-    names_sites : bool
-        Whether lines of code that ask for large blocks are named, which makes NumPy
-        slower.
-    """
+    """Watches this process while it runs a batch."""
 
     # Whether this process has run a batch before: with the first one, it imports
     # libraries, which has nothing to do with the batch.

@@ -11,8 +11,6 @@ from skl_mmap._units import parse_bytes
 from skl_mmap.exceptions import InvalidParameterError
 from skl_mmap.memory import Placement, Settings
 
-__all__ = ["Options"]
-
 # What joblib.Parallel passes to every backend.
 _JOBLIB_PARAMETERS = frozenset(
     {"context", "max_nbytes", "mmap_mode", "prefer", "require", "temp_folder"}

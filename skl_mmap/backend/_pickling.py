@@ -37,8 +37,6 @@ from skl_mmap.memory import (
 )
 from skl_mmap.monitor import note
 
-__all__ = ["SharingError", "dump_result", "dump_task", "load"]
-
 # Other subclasses (matrices, masked arrays, records) know best how to be pickled.
 _ARRAY_TYPES = frozenset({np.ndarray, np.memmap, SharedArray})
 
@@ -223,18 +221,7 @@ def _open_writable(
 def dump_task(
     task: object, store: Store, options: Options
 ) -> tuple[bytes, list[Segment]]:
-    """Pickle a task.
-
-    Returns
-    -------
-    (bytes, list of Segment)
-        The segments must be kept until the task's result has been unpickled.
-
-    Raises
-    ------
-    SharingError
-        If an array could not be shared; its argument is the reason.
-    """
+    """Pickle a task."""
     file = io.BytesIO()
     pickler = TaskPickler(file, store, options)
     pickler.dump(task)

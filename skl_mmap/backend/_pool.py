@@ -15,8 +15,6 @@ with _compat.keeping_contexts():
     import loky
     from loky.backend.context import LokyContext
 
-__all__ = ["get_executor"]
-
 
 class _Context(LokyContext):  # type: ignore[misc]
     """loky's context, with locks that leave nothing behind."""
@@ -41,26 +39,7 @@ def get_executor(
     initializer: Callable[..., object] | None = None,
     initargs: tuple[Any, ...] = (),
 ) -> Any:
-    """Return this thread's pool, resized or restarted if need be.
-
-    Parameters
-    ----------
-    n_jobs : int
-        Workers.
-    idle_worker_timeout : float
-        Seconds after which idle workers stop.
-    env : dict
-        Environment variables of the workers.
-    initializer : callable, optional
-        Called in each worker when it starts.
-    initargs : tuple, default=()
-        Its arguments.
-
-    Returns
-    -------
-    loky executor
-        The same one for the same arguments, so that workers stay warm.
-    """
+    """Return this thread's pool, resized or restarted if need be."""
     return loky.get_reusable_executor(
         max_workers=n_jobs,
         context=_context,

@@ -30,9 +30,6 @@ from skl_mmap.monitor._records import (
     wants_copy_sites,
 )
 
-__all__ = ["Task", "unpack"]
-
-
 # Index arrays of this size are worth the time (up to 10 ms) of giving them back.
 _TRIM_BYTES = 4 << 20
 

@@ -45,32 +45,7 @@ def run_child(
     on_step: Callable[[str], None] = lambda _: None,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[ChildResult, str]:
-    """Run the function ``work`` of a module in a fresh interpreter.
-
-    Parameters
-    ----------
-    module : str
-        Name of the module. Its ``work(spec, announce)`` takes the spec and a function
-        to announce steps with, and returns a dict that JSON can hold.
-    spec : mapping
-        What to do; JSON must be able to hold it.
-    on_step : callable
-        Called with the text of each step that the child begins.
-    environment : mapping of str to str, default=None
-        Variables to set in the child, beside those of this process.
-
-    Returns
-    -------
-    result : dict
-        What ``work`` returned.
-    messages : str
-        What the child and its workers wrote to stderr, warnings say.
-
-    Raises
-    ------
-    CommandError
-        If the child ends without a result; the message has the end of its stderr.
-    """
+    """Run the function ``work`` of a module in a fresh interpreter."""
     result: ChildResult | None = None
     with Child(function_command(__name__, "serve"), environment=environment) as child:
         try:

@@ -129,11 +129,8 @@ class SharedSeries(_Shared, pd.Series):  # type: ignore[misc]
 def numeric_block(frame: Any) -> npt.NDArray[Any] | None:
     """Return the one block that a frame or series of numbers consists of.
 
-    Returns
-    -------
-    ndarray of shape (n_columns, n_rows) or (n_rows,), or None
-        pandas' own array. None if there are several blocks, or none, or one that is
-        not an array of numbers.
+    pandas' own array. None if there are several blocks, or none, or one that is not an
+    array of numbers.
     """
     values = single_block(frame)
     if not isinstance(values, np.ndarray) or values.dtype.kind not in _NUMBERS:
@@ -396,19 +393,7 @@ def _are_numbers(labels: pd.Index) -> bool:
 
 
 def make_frame(values: npt.NDArray[Any], columns: Any, index: Any = None) -> Any:
-    """Make a frame over a shared array, without a copy.
-
-    Parameters
-    ----------
-    values : SharedArray of shape (n_rows, n_columns)
-        C-contiguous; writing to the frame writes to it.
-    columns, index : array-like
-        The labels; `index` is 0, 1, ... by default.
-
-    Returns
-    -------
-    SharedFrame of shape (n_rows, n_columns)
-    """
+    """Make a frame over a shared array, without a copy."""
     return SharedFrame(np.asarray(values), index=index, columns=columns, copy=False)
 
 

@@ -26,14 +26,7 @@ _TOLERANCE = 1e4
 
 
 class Reference:
-    """X, for comparison with other memory.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        The input of the estimator. What is compared is copied now, since X may be
-        written to later; for rows, X is read.
-    """
+    """X, for comparison with other memory."""
 
     def __init__(self, X: npt.NDArray[Any]) -> None:
         self.n_bytes = X.nbytes

@@ -195,15 +195,7 @@ def _find_numbers(value: Any) -> npt.NDArray[np.float64] | None:
 def compare(
     first: Fingerprint | None, second: Fingerprint | None
 ) -> tuple[str, float | None]:
-    """Compare two fingerprints.
-
-    Returns
-    -------
-    verdict : {"identical", "rounding", "different", "unknown"}
-        "rounding" if no number differs by more than a billionth of the largest.
-    difference : float or None
-        The largest difference, relative to the largest number.
-    """
+    """Compare two fingerprints."""
     if first is None or second is None:
         return "unknown", None
     if first.digest and first.digest == second.digest:

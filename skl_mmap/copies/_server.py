@@ -61,22 +61,7 @@ class Spec:
 
 
 def make_sample(X: npt.NDArray[Any], y: Any, n_rows: int) -> Sample:
-    """Write some rows of X, evenly chosen, to a file in memory.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        The data.
-    y : array-like of shape (n_samples,) or None
-        Target.
-    n_rows : int
-        How many.
-
-    Returns
-    -------
-    Sample
-        Its file is to be closed by the caller.
-    """
+    """Write some rows of X, evenly chosen, to a file in memory."""
     layout = layout_of(X)
     rows: Any = slice(None)
     if n_rows < len(X):
@@ -99,22 +84,7 @@ def make_sample(X: npt.NDArray[Any], y: Any, n_rows: int) -> Sample:
 
 @final
 class ServerProcess:
-    """Runs jobs, each in a process of its own, until it is closed.
-
-    Parameters
-    ----------
-    estimator : bytes
-        Pickled, not fitted.
-    sample : Sample
-        The data.
-    timeout_seconds : float
-        For each job.
-
-    Raises
-    ------
-    MeasurementError
-        If the process cannot be started, or cannot load the estimator.
-    """
+    """Runs jobs, each in a process of its own, until it is closed."""
 
     def __init__(
         self, estimator: bytes, sample: Sample, *, timeout_seconds: float
@@ -156,13 +126,7 @@ class ServerProcess:
         return found[-1] if found else None
 
     def measure(self, job: Job) -> list[Answer]:
-        """Measure the methods of a job; a crash is an answer like others.
-
-        Returns
-        -------
-        list of Answer
-            One for each method, in order.
-        """
+        """Measure the methods of a job; a crash is an answer like others."""
         answers: dict[str, Answer] = {}
         while missing := [m for m in job.methods if m not in answers]:
             new: list[Answer] = []
@@ -291,13 +255,7 @@ def _run(job: Any, spec: Spec, connection: Connection) -> str:
 def _forward(
     process: int, own: int, connection: Connection, timeout_seconds: float
 ) -> bool:
-    """Pass answers on until the job ends; False if it took too long.
-
-    Raises
-    ------
-    EOFError
-        If the parent is gone.
-    """
+    """Pass answers on until the job ends; False if it took too long."""
     assert connection.peer is not None
     deadline = time.monotonic() + timeout_seconds
     answers = Connection(own, -1)

@@ -33,8 +33,6 @@ from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._plan import Piece, Settings
 from skl_mmap.memory._segment import Segment, new_segment
 
-__all__ = ["adopt", "find_refusal"]
-
 _HEADER_BYTES = 16  # previous size and size of a chunk, on 64-bit systems
 _IS_MMAPPED = 2
 _SIZE_FLAGS = 7

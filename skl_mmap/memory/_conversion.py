@@ -13,13 +13,6 @@ from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._segment import Segment
 from skl_mmap.memory._segment_writer import SegmentWriter
 
-__all__ = [
-    "Conversion",
-    "LossyConversionError",
-    "create_converted",
-    "iterate_converted",
-]
-
 # Long enough parts of columns that go to, or are compared with, rows.
 _CHUNK_BYTES = 4 << 20
 
@@ -67,16 +60,7 @@ class Conversion(NamedTuple):
 def create_converted(
     array: npt.NDArray[Any], conversion: Conversion, placement: Placement
 ) -> Segment:
-    """Copy an array into a segment in another layout, a part at a time.
-
-    Raises
-    ------
-    LossyConversionError
-        If a finite number would become infinite. Nothing is left behind.
-    NotEnoughMemoryError, NotEnoughDiskError
-        If there is no room, also if the conversion is optional and its place would be
-        a disk while arrays live in memory.
-    """
+    """Copy an array into a segment in another layout, a part at a time."""
     dtype = conversion.dtype_of(array)
     what = f"an array of shape {array.shape} as {dtype} {conversion.order_of(array)}"
     if conversion.is_optional:
@@ -90,13 +74,7 @@ def create_converted(
 def iterate_converted(
     array: npt.NDArray[Any], conversion: Conversion
 ) -> Iterator[npt.NDArray[Any]]:
-    """Yield contiguous parts that follow each other in the other layout.
-
-    Raises
-    ------
-    LossyConversionError
-        See `create_converted`.
-    """
+    """Yield contiguous parts that follow each other in the other layout."""
     dtype = conversion.dtype_of(array)
     rows = array.T if conversion.order_of(array) == "F" else array
     n_rows = max(_CHUNK_BYTES // (rows.nbytes // len(rows)), 1)

@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from skl_mmap._linux import calls
 
-__all__ = ["fill_array", "fill_range", "iterate_stored", "stored_order", "write_array"]
-
 # Enough for the kernel to work at full speed, little enough to look at the clock.
 _FILL_CHUNK_BYTES = 16 << 20
 # Making huge pages is given up when it takes longer than writing small ones does. In

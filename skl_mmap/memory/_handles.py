@@ -33,20 +33,6 @@ from skl_mmap.memory._segment import Segment, SegmentHandle, attach_segment
 from skl_mmap.memory._selection import join_rows
 from skl_mmap.memory._shared_array import SharedArray
 
-__all__ = [
-    "ArrayHandle",
-    "IndexHandle",
-    "as_shared",
-    "contiguous_strides",
-    "describe",
-    "index_runs",
-    "map_array",
-    "plan_array",
-    "rebuild_array",
-    "rebuild_index",
-    "rebuild_plain",
-]
-
 # A view that leaves out more than half of the bytes it spans is sent by value:
 # keeping all of them alive would not be worth it.
 _MIN_DENSITY = 0.5

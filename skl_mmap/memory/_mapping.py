@@ -29,16 +29,6 @@ from skl_mmap.memory._plan import (
 from skl_mmap.memory._segment import Segment
 from skl_mmap.monitor import own_memory
 
-__all__ = [
-    "Mapping",
-    "as_array",
-    "find_mapping",
-    "geometry_of",
-    "has_overlap",
-    "live_mappings",
-    "map_plan",
-]
-
 # Smaller mappings are looked through page by page when they go.
 _MIN_GUESSED_BYTES = 8 << 20
 

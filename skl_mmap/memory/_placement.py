@@ -11,8 +11,6 @@ from skl_mmap._linux.proc import available_memory_bytes
 from skl_mmap._units import format_bytes
 from skl_mmap.exceptions import InvalidParameterError, NotEnoughMemoryError
 
-__all__ = ["Placement"]
-
 # "auto" leaves a fifth of what is free to the estimators.
 _AUTO_SHARE = 0.8
 

@@ -38,20 +38,6 @@ from skl_mmap.memory._runs import Runs, find_runs
 if TYPE_CHECKING:
     from skl_mmap.memory._segment import Segment
 
-__all__ = [
-    "MAX_RUNS",
-    "Cost",
-    "Geometry",
-    "Origin",
-    "Piece",
-    "Plan",
-    "Settings",
-    "plan_pieces",
-    "plan_rows",
-    "plan_runs",
-    "row_key",
-]
-
 # One mapping for each run: far below vm.max_map_count (65 530 for a whole process),
 # and little enough to be set up faster than the rows would be copied.
 MAX_RUNS = 4096
@@ -468,15 +454,6 @@ def plan_pieces(
     can_share: Sequence[bool] | None = None,
 ) -> Plan:
     """Plan the joining of pieces of a segment.
-
-    Parameters
-    ----------
-    pieces : sequence of Piece
-        In order and without gaps; at least one.
-    alignment : int
-        What the result's address must be a multiple of.
-    can_share : sequence of bool, optional
-        Which pieces may be mapped; the others are copied from their address.
 
     Notes
     -----

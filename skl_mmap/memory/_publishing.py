@@ -13,8 +13,6 @@ from skl_mmap.memory._handles import ArrayHandle
 from skl_mmap.memory._segment import Segment
 from skl_mmap.monitor._records import SegmentRecord, is_measuring, publish
 
-__all__ = ["publish_shared"]
-
 _MEMFD_PREFIX = "/memfd:"
 _DELETED = " (deleted)"
 
@@ -26,15 +24,6 @@ def publish_shared(
     source: npt.NDArray[Any] | None = None,
 ) -> None:
     """Tell whoever measures of a shared array.
-
-    Parameters
-    ----------
-    shared : (ArrayHandle, Segment)
-        What tasks are given.
-    is_copy : bool
-        Whether the segment was made just now.
-    source : ndarray, optional
-        The array that it is a copy of, as it is.
 
     Notes
     -----

@@ -20,8 +20,6 @@ import numpy.typing as npt
 from skl_mmap._linux import calls, proc
 from skl_mmap.memory._mapping import find_mapping
 
-__all__ = ["reading_in_order"]
-
 
 @contextlib.contextmanager
 def reading_in_order(array: npt.NDArray[Any]) -> Iterator[None]:

@@ -28,8 +28,6 @@ from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._plan import Settings
 from skl_mmap.memory._segment import Segment, SegmentHandle, new_segment, open_handle
 
-__all__ = ["ResultBuffer", "ResultSlot", "WrittenArray"]
-
 
 @dataclass(frozen=True, slots=True)
 class WrittenArray:

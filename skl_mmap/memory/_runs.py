@@ -12,15 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "Runs",
-    "expand_runs",
-    "find_runs",
-    "index_of_runs",
-    "runs_of_index",
-    "runs_of_mask",
-]
-
 # Shape (n_runs, 2): first row, and the row after the last, of each run.
 Runs = npt.NDArray[np.intp]
 

@@ -33,18 +33,6 @@ from skl_mmap.exceptions import NotEnoughDiskError, SegmentLostError
 from skl_mmap.memory._filling import fill_array, write_array
 from skl_mmap.memory._placement import Placement
 
-__all__ = [
-    "Segment",
-    "SegmentHandle",
-    "allocate",
-    "attach_segment",
-    "create_range_segment",
-    "create_segment",
-    "new_segment",
-    "open_file_segment",
-    "open_handle",
-]
-
 if sys.platform == "linux":
     from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SHRINK, F_SEAL_WRITE, fcntl
 
@@ -189,13 +177,7 @@ def _release(fd: int, path: str | None, pid: int) -> None:
 
 
 def attach_segment(handle: SegmentHandle) -> Segment:
-    """Open a segment in this process.
-
-    Raises
-    ------
-    SegmentLostError
-        If the owner is gone, or this process may not open its files.
-    """
+    """Open a segment in this process."""
     with _open_lock:
         known = _open_segments.get((handle.device, handle.inode))
     if known is not None:
@@ -205,13 +187,7 @@ def attach_segment(handle: SegmentHandle) -> Segment:
 
 
 def open_handle(handle: SegmentHandle, flags: int) -> int:
-    """Open the file of a segment, and return a descriptor that is the caller's.
-
-    Raises
-    ------
-    SegmentLostError
-        If the owner is gone, or this process may not open its files.
-    """
+    """Open the file of a segment, and return a descriptor that is the caller's."""
     path = handle.path or proc.descriptor_path(handle.fd, handle.pid)
     try:
         fd = os.open(path, flags | os.O_CLOEXEC)
@@ -249,27 +225,10 @@ def open_file_segment(path: str) -> Segment | None:
 def create_segment(
     data: npt.NDArray[Any], placement: Placement, what: str | None = None
 ) -> Segment:
-    """Copy the bytes of an array into a new segment.
+    """Copy the bytes of an array without objects into a new segment, and seal it.
 
-    Parameters
-    ----------
-    data : ndarray
-        Any array without objects. Stored in C order if it is C-contiguous or not
-        contiguous at all, in Fortran order if it is Fortran-contiguous.
-    placement : Placement
-        Where.
-    what : str, optional
-        The array's description for error messages.
-
-    Returns
-    -------
-    Segment
-        Filled and, if it is a memfd, sealed: nobody can alter or truncate it.
-
-    Raises
-    ------
-    NotEnoughMemoryError, NotEnoughDiskError
-        If there is no room. Nothing is left behind.
+    In Fortran order if the array has that order, else in C order. If there is no room,
+    the error says so, and nothing is left behind.
 
     Notes
     -----
@@ -342,13 +301,7 @@ def _create_named(n_bytes: int, folder: str, what: str) -> Segment:
 
 
 def allocate(segment: Segment, n_bytes: int, folder: str, what: str) -> None:
-    """Make a segment larger.
-
-    Raises
-    ------
-    NotEnoughDiskError
-        If its disk has no room.
-    """
+    """Make a segment larger."""
     if segment.is_memfd:
         os.ftruncate(segment.fd, n_bytes)
         return

@@ -16,8 +16,6 @@ from skl_mmap.memory._segment import Segment, allocate, new_segment
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SegmentWriter"]
-
 # How far ahead a file is made larger: often enough to notice that memory runs out,
 # seldom enough to cost nothing.
 _GROWTH_BYTES = 64 << 20

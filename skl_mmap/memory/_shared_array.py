@@ -15,8 +15,6 @@ from skl_mmap.memory._selection import select_rows
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["SharedArray"]
-
 
 class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     """An array in shared memory that selects rows without copying them.

@@ -16,8 +16,6 @@ from skl_mmap.memory._segment import create_segment
 from skl_mmap.memory._shared_array import SharedArray
 from skl_mmap.memory._user_files import describe_memmap
 
-__all__ = ["share_array"]
-
 
 def share_array(
     array: npt.NDArray[Any],

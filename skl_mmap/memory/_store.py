@@ -50,8 +50,6 @@ from skl_mmap.memory._segment import (
 from skl_mmap.memory._user_files import describe_memmap
 from skl_mmap.monitor._records import note
 
-__all__ = ["Store"]
-
 # Read and compared while it is in the cache of the processor.
 _COMPARE_CHUNK_BYTES = 256 << 10
 # loky pickles arrays of up to 1 MiB with each task. To compare them takes 0.2 ms.

@@ -19,8 +19,6 @@ from skl_mmap.memory._mapping import has_overlap
 from skl_mmap.memory._plan import Settings
 from skl_mmap.memory._segment import Segment, open_file_segment
 
-__all__ = ["describe_memmap", "writable_memmap_of"]
-
 
 def _memmap_of(array: npt.NDArray[Any]) -> np.memmap[Any, Any] | None:
     """Return the memmap that owns an array's memory, if one does."""

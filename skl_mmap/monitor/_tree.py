@@ -109,16 +109,6 @@ class ProcessTree:
     that lost its parent before the first reading is not found. Holds two file
     descriptors for each process until `close`. OSError if there is no process `pid`.
 
-    Parameters
-    ----------
-    pid : int
-        Root of the tree.
-    joblib_places : list of str
-        Where joblib puts its folders; those that are not in memory are ignored.
-    has_last_pid : bool, default=False
-        Whether `read_last_pid` can be trusted to change with every new process. Then
-        nothing is searched while nothing starts.
-
     Attributes
     ----------
     processes : list of ProcessNumbers

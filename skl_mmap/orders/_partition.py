@@ -51,26 +51,6 @@ def find_partition(
 ) -> Partition:
     """Run a splitter once and find out which fold tests each row.
 
-    Parameters
-    ----------
-    cv : int, cross-validation splitter or iterable of (train, test)
-        As in scikit-learn; an iterable is gone through once.
-    X, y, groups : array-like
-        What the splitter is given.
-    n_samples : int
-        Rows of `X`.
-    classifier : bool, default=False
-        Whether an int means ``StratifiedKFold``.
-
-    Returns
-    -------
-    Partition
-
-    Raises
-    ------
-    InvalidParameterError
-        If the splits are not those of a partition: the message says in which way.
-
     Notes
     -----
     What the splitter needs, and 7 bytes per row; then 22 bytes per row to sort them.

@@ -19,13 +19,7 @@ _DEFAULT_MIN_BYTES = 1 << 20
 
 
 def is_pairwise(estimator: Any, X: Any) -> bool:
-    """Return whether an estimator takes a square matrix of pairs, and X is one.
-
-    Raises
-    ------
-    InvalidParameterError
-        If it does, and X is not.
-    """
+    """Return whether an estimator takes a square matrix of pairs, and X is one."""
     from sklearn.utils import get_tags
 
     if estimator is None or not get_tags(estimator).input_tags.pairwise:

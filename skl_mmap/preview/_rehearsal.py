@@ -51,15 +51,6 @@ from skl_mmap.memory import (
 class Rehearsal:
     """Plan what tasks would do with the rows of X.
 
-    Parameters
-    ----------
-    X : array-like of shape (n_samples, ...)
-        The data, as tasks would be given it.
-    y : array-like of shape (n_samples, ...) or None
-        The target, which has a say in how train sets are ordered.
-    options : Options
-        Of the backend.
-
     Attributes
     ----------
     X : array-like
@@ -126,13 +117,7 @@ class Rehearsal:
         return _as_index(ordered["train"]), _as_index(ordered["test"])
 
     def plan(self, rows: Any) -> Cost:
-        """Say what selecting rows would map and copy.
-
-        Parameters
-        ----------
-        rows : array-like of shape (n_selected,) or (n_samples,)
-            Valid row indices, or a mask.
-        """
+        """Say what selecting rows would map and copy."""
         container = container_of(self.X)
         index = np.asarray(rows)
         if container is None:
