@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap._compat import tasks_of
-from skl_mmap.backend._labels import label_task
 from skl_mmap.backend._layouts import find_saved_conversion
+from skl_mmap.backend._observation import label_task
 from skl_mmap.backend._options import Options
 from skl_mmap.memory import count_runs, index_of_runs
 from skl_mmap.monitor import CallRecord

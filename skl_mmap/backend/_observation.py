@@ -1,4 +1,4 @@
-"""What a batch of tasks costs in the worker that runs it."""
+"""What a batch of tasks costs in the worker that runs it, and what to call it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
-from skl_mmap.backend._copy_sites import CopySites
-from skl_mmap.backend._labels import label_batch
+from skl_mmap._compat import tasks_of
 from skl_mmap.memory import counters, trim_heap
 from skl_mmap.monitor import OwnMemory, own_memory
 from skl_mmap.monitor._records import TaskRecord
@@ -100,3 +100,89 @@ def _private_peak(before: OwnMemory, after: OwnMemory) -> int:
 
 def _shared_bytes(memory: OwnMemory) -> int:
     return max(memory.resident_bytes - memory.anonymous_bytes, 0)
+
+
+# Tasks that know better what they are pass this argument; see `skl_mmap.estimators`.
+_LABEL = "label"
+# What scikit-learn's searches pass: number of the split, and how many there are.
+_PROGRESS = "split_progress"
+
+
+def label_batch(batch: Any) -> str:
+    """Return the labels of the tasks of a batch, each once."""
+    items = tasks_of(batch)
+    if items is None:
+        return ""
+    # Arguments are of any class, and what asking them for an attribute does is up to
+    # them. No task fails because of its name.
+    with contextlib.suppress(Exception):
+        return ", ".join(dict.fromkeys(filter(None, map(label_task, items))))
+    return ""
+
+
+def label_fold(name: str, fold: int, n_splits: int) -> str:
+    """Return the label of an estimator on one fold, which counts from 0."""
+    return f"{name}, fold {fold + 1} of {n_splits}"
+
+
+def label_task(item: Any) -> str:
+    """Return the label of one task: (function, args, kwargs)."""
+    _, args, kwargs = item
+    label = kwargs.get(_LABEL)
+    if isinstance(label, str):
+        return label
+    name = next(filter(None, map(_name_estimator, (*args, *kwargs.values()))), "")
+    progress = kwargs.get(_PROGRESS)
+    if name and isinstance(progress, tuple) and len(progress) == 2:
+        return label_fold(name, *progress)
+    return name
+
+
+def _name_estimator(value: Any) -> str:
+    """Return the class of an estimator; of a pipeline, that of its last step."""
+    if not hasattr(type(value), "get_params"):
+        return ""
+    steps = getattr(value, "steps", None)
+    if isinstance(steps, list) and steps:
+        return _name_estimator(steps[-1][-1]) or type(value).__name__
+    return type(value).__name__
+
+
+# What is less is no copy of anything that needs this backend.
+_MIN_BYTES = 4 << 20
+_PACKAGE_FOLDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
+
+class CopySites:
+    """Takes down large blocks of NumPy's while a ``with`` block runs.
+
+    Attributes
+    ----------
+    largest : dict of str to int
+        Bytes of the largest block that each line of code has asked for.
+    """
+
+    def __init__(self) -> None:
+        from skl_mmap.copies._numpy_memory import NumpyHook
+
+        self.largest: dict[str, int] = {}
+        self._hook: Any = NumpyHook(self._notice, _MIN_BYTES)
+
+    def __enter__(self) -> None:
+        self._hook.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._hook.__exit__()
+
+    def _notice(
+        self, address: int, n_bytes: int, old: int, frame: FrameType | None
+    ) -> None:
+        from skl_mmap.copies._numpy_memory import find_site, read_stack
+
+        stack = read_stack(frame, "")
+        # Rows that could not be mapped were selected on behalf of somebody else.
+        site = find_site(
+            tuple(f for f in stack if not f.file.startswith(_PACKAGE_FOLDER))
+        )
+        name = str(site)
+        self.largest[name] = max(self.largest.get(name, 0), n_bytes)

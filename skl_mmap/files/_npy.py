@@ -23,8 +23,8 @@ from skl_mmap.memory import (
     can_remap,
     map_array,
 )
-from skl_mmap.memory._reading import reading_in_order
 from skl_mmap.memory._segment import open_file_segment
+from skl_mmap.memory._user_files import reading_in_order
 
 _CHUNK_BYTES = 8 << 20
 _MAX_HEADER_BYTES = 1 << 20

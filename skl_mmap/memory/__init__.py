@@ -38,7 +38,6 @@ from skl_mmap.memory._plan import (
     plan_runs,
     row_key,
 )
-from skl_mmap.memory._reading import reading_in_order
 from skl_mmap.memory._reasons import Cause, Reason, Remedy
 from skl_mmap.memory._result_buffer import ResultBuffer, ResultSlot, WrittenArray
 from skl_mmap.memory._runs import (
@@ -48,13 +47,14 @@ from skl_mmap.memory._runs import (
     find_runs,
     index_of_runs,
 )
-from skl_mmap.memory._segment import Segment, SegmentHandle
-from skl_mmap.memory._segment_writer import SegmentWriter
-from skl_mmap.memory._selection import carry_out, select_rows
-from skl_mmap.memory._shared_array import SharedArray
-from skl_mmap.memory._sharing import share_array
-from skl_mmap.memory._store import Store, stored_layout
-from skl_mmap.memory._user_files import describe_memmap, writable_memmap_of
+from skl_mmap.memory._segment import Segment, SegmentHandle, SegmentWriter
+from skl_mmap.memory._shared_array import SharedArray, carry_out, select_rows
+from skl_mmap.memory._store import Store, share_array, stored_layout
+from skl_mmap.memory._user_files import (
+    describe_memmap,
+    reading_in_order,
+    writable_memmap_of,
+)
 
 __all__ = [
     "MAX_RUNS",

@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from skl_mmap.memory._filling import stored_order
 from skl_mmap.memory._placement import Placement
-from skl_mmap.memory._segment import Segment
-from skl_mmap.memory._segment_writer import SegmentWriter
+from skl_mmap.memory._segment import Segment, SegmentWriter
 
 # Long enough parts of columns that go to, or are compared with, rows.
 _CHUNK_BYTES = 4 << 20

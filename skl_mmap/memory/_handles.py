@@ -30,8 +30,7 @@ from skl_mmap.memory._mapping import (
 from skl_mmap.memory._plan import Piece, Plan, Settings, pieces_between, plan_pieces
 from skl_mmap.memory._runs import Runs, find_runs, index_of_runs
 from skl_mmap.memory._segment import Segment, SegmentHandle, attach_segment
-from skl_mmap.memory._selection import join_rows
-from skl_mmap.memory._shared_array import SharedArray
+from skl_mmap.memory._shared_array import SharedArray, join_rows
 
 # A view that leaves out more than half of the bytes it spans is sent by value:
 # keeping all of them alive would not be worth it.

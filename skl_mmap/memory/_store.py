@@ -20,6 +20,7 @@ believes the identity of an ndarray until the call ends.
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -29,26 +30,33 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap._linux import calls
-from skl_mmap._linux.proc import PAGE_BYTES
-from skl_mmap.memory._adoption import adopt
+from skl_mmap._linux.proc import PAGE_BYTES, descriptor_path
+from skl_mmap.memory._adoption import adopt, find_refusal
 from skl_mmap.memory._conversion import (
     Conversion,
     create_converted,
     iterate_converted,
 )
-from skl_mmap.memory._filling import iterate_stored
-from skl_mmap.memory._handles import ArrayHandle, contiguous_strides, describe
+from skl_mmap.memory._filling import iterate_stored, stored_order
+from skl_mmap.memory._handles import (
+    ArrayHandle,
+    as_shared,
+    contiguous_strides,
+    describe,
+    map_array,
+    rebuild_array,
+)
 from skl_mmap.memory._mapping import Mapping, find_mapping
 from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._plan import Settings
-from skl_mmap.memory._publishing import publish_shared
 from skl_mmap.memory._segment import (
     Segment,
     create_range_segment,
     create_segment,
 )
-from skl_mmap.memory._user_files import describe_memmap
-from skl_mmap.monitor._records import note
+from skl_mmap.memory._shared_array import SharedArray
+from skl_mmap.memory._user_files import describe_memmap, reading_in_order
+from skl_mmap.monitor._records import SegmentRecord, is_measuring, note, publish
 
 # Read and compared while it is in the cache of the processor.
 _COMPARE_CHUNK_BYTES = 256 << 10
@@ -438,3 +446,102 @@ def _are_equal(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> bool:
     if first.dtype.names is None:
         return first.tobytes() == second.tobytes()
     return all(_are_equal(first[name], second[name]) for name in first.dtype.names)
+
+
+_MEMFD_PREFIX = "/memfd:"
+_DELETED = " (deleted)"
+
+
+def publish_shared(
+    shared: tuple[ArrayHandle, Segment],
+    *,
+    is_copy: bool,
+    source: npt.NDArray[Any] | None = None,
+) -> None:
+    """Tell whoever measures of a shared array.
+
+    Notes
+    -----
+    Does nothing, in no time, if nobody measures.
+    """
+    if not is_measuring():
+        return
+    handle, segment = shared
+    place, path = _find_place(segment)
+    itemsize = handle.dtype.itemsize
+    n_bytes = itemsize
+    for length in handle.shape:
+        n_bytes *= length
+    record = SegmentRecord(
+        f"{handle.dtype} {handle.shape}",
+        # Of a user's file there may be other parts, which nobody was given.
+        n_bytes if place == "file" else segment.n_bytes,
+        place,
+        is_copy,
+        path,
+        segment.identity,
+        is_adoptable=(
+            place == "memory" and source is not None and find_refusal(source) is None
+        ),
+    )
+    publish(record)
+
+
+def _find_place(segment: Segment) -> tuple[str, str]:
+    """Say where a segment lies, and the path if it is a file of the user."""
+    if segment.is_memfd:
+        return "memory", ""
+    if segment.path is not None:  # made here, under a name, for want of anything else
+        return "disk", ""
+    try:
+        target = os.readlink(descriptor_path(segment.fd))
+    except OSError:
+        return "file", ""
+    if target.startswith(_MEMFD_PREFIX):
+        return "memory", ""
+    return ("disk", "") if target.endswith(_DELETED) else ("file", target)
+
+
+def share_array(
+    array: npt.NDArray[Any],
+    placement: Placement,
+    settings: Settings,
+    *,
+    order: str = "K",
+) -> SharedArray:
+    """Return an array with the same elements in shared memory.
+
+    Parameters
+    ----------
+    array : ndarray
+        Without objects, and not empty.
+    placement : Placement
+        Where a new segment lives.
+    settings : Settings
+        Whether the result may be written to.
+    order : {"K", "C"}
+        Keep the order of the elements, or store them row by row.
+
+    Returns
+    -------
+    SharedArray
+        Over a new segment; or over the one, or the file of the user's, that the array
+        lies in already.
+
+    Raises
+    ------
+    NotEnoughMemoryError, NotEnoughDiskError
+        If there is no room.
+    """
+    if order == "C" and stored_order(array) == "F":
+        segment = create_converted(array, Conversion(order="C"), placement)
+        return map_array(segment, array.dtype, array.shape, settings)
+    described = describe(array, settings) or describe_memmap(array, settings)
+    if described is not None and (order == "K" or array.flags.c_contiguous):
+        # The segment is kept by `described` until it is mapped.
+        return as_shared(rebuild_array(described[0]))
+    with reading_in_order(array):
+        segment = create_segment(array, placement)
+    return map_array(
+        segment, array.dtype, array.shape, settings, order=stored_order(array)
+    )

@@ -14,18 +14,16 @@ from skl_mmap.backend import Options
 from skl_mmap.exceptions import InvalidParameterError
 from skl_mmap.memory import Cost, Reason, count_runs, count_selected
 from skl_mmap.orders import PartitionCheck
-from skl_mmap.preview._data import (
-    count_arrays,
-    explain_refusal,
-    is_pairwise,
-    name_of_data,
-    unit_rows,
-)
 from skl_mmap.preview._explain import (
     Explainer,
     PlannedRows,
+    count_arrays,
+    explain_refusal,
+    is_pairwise,
     is_stratified,
     kind_of,
+    name_of_data,
+    unit_rows,
 )
 from skl_mmap.preview._fold_report import Fold, FoldReport, FoldRows
 from skl_mmap.preview._rehearsal import Rehearsal

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skl_mmap.backend import label_fold
-from skl_mmap.backend._labels import label_batch
+from skl_mmap.backend._observation import label_batch
 from tests.backend.common import numbered_rows, recorded, use_mmap
 
 
