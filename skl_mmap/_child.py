@@ -233,7 +233,7 @@ def _above_standard(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
-def describe_exit(code: int) -> str:
+def explain_exit(code: int) -> str:
     """Name the end of a process: "exit code 1", or "killed by" a signal."""
     import signal
 

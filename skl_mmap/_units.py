@@ -61,7 +61,7 @@ def parse_bytes(value: object, *, name: str) -> int:
     Raises
     ------
     InvalidParameterError
-        If the value is no size.
+        If the value is not a size.
 
     Examples
     --------

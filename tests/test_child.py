@@ -22,8 +22,8 @@ from skl_mmap._child import (
     Child,
     Connection,
     Peer,
-    describe_exit,
     end_with_parent,
+    explain_exit,
     function_command,
 )
 from tests.child_functions import NAME
@@ -202,9 +202,9 @@ class TestEndOfTheChild:
         assert child.return_code == -signal.SIGABRT
 
     def test_ends_have_names(self) -> None:
-        assert describe_exit(3) == "exit code 3"
-        assert describe_exit(-6) == "killed by SIGABRT"
-        assert "too little memory" in describe_exit(-9)
+        assert explain_exit(3) == "exit code 3"
+        assert explain_exit(-6) == "killed by SIGABRT"
+        assert "too little memory" in explain_exit(-9)
 
 
 class TestHungChild:

@@ -98,7 +98,7 @@ def _find_profile() -> Profile:
     name = os.environ.get(_VARIABLE, "regular")
     if name not in _PROFILES:
         raise ValueError(
-            f"{_VARIABLE}={name!r} is no size of the benchmarks. "
+            f"{_VARIABLE}={name!r} is not a size of the benchmarks. "
             f"Set it to one of {', '.join(_PROFILES)}."
         )
     return _PROFILES[name]

@@ -131,7 +131,7 @@ def bytes_at(address: int, n_bytes: int) -> ctypes.Array[ctypes.c_char]:
     return (ctypes.c_char * n_bytes).from_address(address)
 
 
-def touch(address: int) -> None:
+def write_zero(address: int) -> None:
     """Overwrite one byte with zero, so that its page exists."""
     ctypes.memset(address, 0, 1)
 

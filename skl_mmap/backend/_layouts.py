@@ -71,7 +71,7 @@ class InLayout(NamedTuple):
         return itemsize if self.conversion.order == "F" else itemsize * self.shape[1]
 
 
-def describe_conversion(array: npt.NDArray[Any], conversion: Conversion) -> str:
+def name_conversion(array: npt.NDArray[Any], conversion: Conversion) -> str:
     """Name a layout, as in "float32 C"."""
     return f"{conversion.dtype_of(array)} {conversion.order_of(array)}"
 
@@ -179,7 +179,7 @@ def why_not_by_column(
     if runs is None or len(runs) * shape[1] > _MAX_RUNS:
         return "their rows are not in long runs"
     if shape[0] % unit:
-        return f"the number of rows, {shape[0]}, is no multiple of {unit}"
+        return f"the number of rows, {shape[0]}, is not a multiple of {unit}"
     if np.any(runs % unit):
         return f"their runs of rows do not begin and end at multiples of {unit}"
     return None

@@ -85,7 +85,7 @@ def share_objects(
 
 
 def _refers_to(array: npt.NDArray[Any], objects: npt.NDArray[Any]) -> bool:
-    """Whether an array holds these very objects, and would be pickled alike."""
+    """Return whether an array holds these very objects, and would be pickled alike."""
     return (
         array.shape == objects.shape
         and np.isfortran(array) == np.isfortran(objects)

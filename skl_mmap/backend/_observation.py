@@ -15,7 +15,7 @@ from skl_mmap.monitor import OwnMemory, own_memory
 from skl_mmap.monitor._records import TaskRecord
 
 # Private memory that earlier batches may have left in the heap. What a batch takes from
-# there is no growth, and would not be seen. Giving it back takes up to 10 ms.
+# there would not be seen, since memory does not grow. Giving it back takes up to 10 ms.
 _MAX_HEAP_BYTES = 4 << 20
 
 
@@ -148,7 +148,7 @@ def _name_estimator(value: Any) -> str:
     return type(value).__name__
 
 
-# What is less is no copy of anything that needs this backend.
+# What is less is not a copy of anything that needs this backend.
 _MIN_BYTES = 4 << 20
 _PACKAGE_FOLDER = os.path.dirname(os.path.dirname(__file__)) + os.sep
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from loky.backend.reduction import get_loky_pickler
 
 from skl_mmap.backend._indices import RowIndex
-from skl_mmap.backend._layouts import InLayout, describe_conversion
+from skl_mmap.backend._layouts import InLayout, name_conversion
 from skl_mmap.backend._object_arrays import rebuild_objects, share_objects
 from skl_mmap.backend._options import Options
 from skl_mmap.containers import known_containers
@@ -164,7 +164,7 @@ class TaskPickler(_ArrayPickler):
             reason = error.args[0]
             note(
                 f"an array of shape {array.shape} and dtype {array.dtype} was shared "
-                f"as it is, and not as {describe_conversion(array, conversion)}: "
+                f"as it is, and not as {name_conversion(array, conversion)}: "
                 f"{reason}"
             )
             handle = None

@@ -73,7 +73,7 @@ def _prepare_worker(
 
 
 def has_eventfd() -> bool:
-    """Whether this system has eventfd."""
+    """Return whether this system has eventfd."""
     return hasattr(os, "eventfd")
 
 

@@ -206,12 +206,12 @@ class Comparison:
         others: list[Run] = []
         for result in self.results:
             (exact if result.peer.keeps_row_order else others).extend(result.runs)
-        problem = self._describe_unequal(reference.runs[0], exact, 0.0)
+        problem = self._tell_unequal(reference.runs[0], exact, 0.0)
         if problem is None and self.tolerance is not None:
-            return self._describe_unequal(reference.runs[0], others, self.tolerance)
+            return self._tell_unequal(reference.runs[0], others, self.tolerance)
         return problem
 
-    def _describe_unequal(
+    def _tell_unequal(
         self, first: Run, others: Sequence[Run], tolerance: float
     ) -> str | None:
         how = f"within {tolerance:g}" if tolerance else "to the last bit"

@@ -24,8 +24,8 @@ from typing import Any
 from skl_mmap._child import (
     Child,
     Connection,
-    describe_exit,
     end_with_parent,
+    explain_exit,
     function_command,
 )
 from skl_mmap.cli._command import CommandError
@@ -69,7 +69,7 @@ def run_child(
         tail = "\n".join(messages.splitlines()[-_STDERR_LINES:])
         raise CommandError(
             f"the process that ran {module} ended without a result "
-            f"({describe_exit(child.return_code or 0)}). Its last words:\n{tail}"
+            f"({explain_exit(child.return_code or 0)}). Its last words:\n{tail}"
         )
     return result, messages
 

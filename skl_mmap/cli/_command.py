@@ -68,7 +68,7 @@ _RUN_PASSES_THROUGH = """\
 """
 
 
-def describe_exit_codes(subcommand: str = "") -> str:
+def list_exit_codes(subcommand: str = "") -> str:
     """Write the part of ``--help`` about exit codes, of all subcommands or of one."""
     meanings = {**MEANINGS, **_PARTICULAR.get(subcommand, {})}
     rows = "\n".join(f"  {code:<4} {text}" for code, text in meanings.items() if text)
@@ -130,7 +130,7 @@ class Parser(argparse.ArgumentParser):
             )
         parser: Parser = self._subcommands.add_parser(
             name,
-            epilog=describe_exit_codes(name),
+            epilog=list_exit_codes(name),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **texts,
         )

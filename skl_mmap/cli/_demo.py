@@ -219,7 +219,7 @@ def conclude(comparison: Comparison) -> str:
     by_name = {run.backend: run for run in comparison.runs}
     mmap = by_name.pop("mmap", None)
     other = by_name.get("loky") or next(iter(by_name.values()), None)
-    scores = _describe_scores(comparison)
+    scores = _tell_scores(comparison)
     if mmap is None or other is None:
         figures = " and ".join(
             f"{run.backend} {run.peak_growth_ratio:.2f}" for run in comparison.runs
@@ -241,7 +241,7 @@ def _has_equal_scores(comparison: Comparison) -> bool:
     return len({run.score_bits for run in comparison.runs}) == 1
 
 
-def _describe_scores(comparison: Comparison) -> str:
+def _tell_scores(comparison: Comparison) -> str:
     if _has_equal_scores(comparison):
         return "with the same scores to the last bit"
     largest = largest_difference(comparison.runs)

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         show_json(_to_dict(info, layout, costs, arguments))
     else:
-        show(*_describe_content(info, layout))
+        show(*_tell_content(info, layout))
         if layout is not None:
             _show_costs(costs, arguments)
     return ExitCode.OK
@@ -115,7 +115,7 @@ def _to_dict(
     return result
 
 
-def _describe_content(info: FileInfo, layout: Layout | None) -> list[str]:
+def _tell_content(info: FileInfo, layout: Layout | None) -> list[str]:
     """Say what the file holds, and how its rows lie."""
     about = "about " if info.is_estimate else ""
     shape = " x ".join(f"{length:,}" for length in info.shape) or "a single value"

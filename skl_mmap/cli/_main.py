@@ -20,8 +20,8 @@ from skl_mmap.cli._command import (
     CommandError,
     ExitCode,
     Parser,
-    describe_exit_codes,
     exit_code_of,
+    list_exit_codes,
 )
 from skl_mmap.exceptions import SklMmapError
 
@@ -42,7 +42,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="skl-mmap",
         description="Memory-neutral parallel jobs for scikit-learn.",
-        epilog=describe_exit_codes(),
+        epilog=list_exit_codes(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     version = f"skl-mmap {__version__}"

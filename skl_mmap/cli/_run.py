@@ -383,7 +383,7 @@ def _check_script(name: str) -> None:
     except (SyntaxError, ValueError) as error:
         text = "".join(traceback.format_exception_only(error)).rstrip()
         raise CheckFailedError(
-            f"{name} is no valid Python, so nothing was run.\n{text}"
+            f"{name} is not valid Python, so nothing was run.\n{text}"
         ) from error
 
 

@@ -70,7 +70,7 @@ def work(spec: dict[str, Any], announce: Callable[[str], None]) -> dict[str, Any
         announce(job.verb)
         with measure() as cost:
             get_scores = job.run(job.make_model(n_splits), X, y, n_splits)
-        return _describe_cost(spec, X, get_scores(), cost)
+        return _tell_cost(spec, X, get_scores(), cost)
 
 
 def _warm(model: BaseEstimator, *, n_features: int) -> None:
@@ -83,7 +83,7 @@ def _warm(model: BaseEstimator, *, n_features: int) -> None:
     time.sleep(_WARM_SECONDS)
 
 
-def _describe_cost(
+def _tell_cost(
     spec: dict[str, Any], X: Floats, scores: list[float], cost: Measurement[Any]
 ) -> dict[str, Any]:
     measured = ("wall_seconds", "baseline_bytes", "peak_bytes", "peak_growth_bytes")

@@ -167,7 +167,7 @@ def _like_column(column: pd.Series, arrays: tuple[npt.NDArray[Any], ...]) -> Any
 
 
 def _is_arrow(column: pd.Series) -> bool:
-    """Whether a column is made of chunks of Arrow memory."""
+    """Return whether a column is made of chunks of Arrow memory."""
     if isinstance(column.dtype, pd.StringDtype):
         return str(column.dtype.storage).startswith("pyarrow")
     return isinstance(column.dtype, pd.ArrowDtype)

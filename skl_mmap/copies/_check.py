@@ -225,7 +225,7 @@ def _check_parameters(
     names_ok = not isinstance(methods, str) and all(isinstance(m, str) for m in methods)
     if not names_ok or not methods:
         raise InvalidParameterError(
-            f"methods={methods!r} are no names of methods. Pass a tuple of them, such "
+            f"methods={methods!r} are not names of methods. Pass a tuple of them, such "
             "as ('fit', 'predict')."
         )
     if layouts not in _LAYOUTS:
@@ -235,8 +235,8 @@ def _check_parameters(
     is_number = isinstance(timeout_seconds, numbers.Real)
     if not is_number or isinstance(timeout_seconds, bool) or not timeout_seconds > 0:
         raise InvalidParameterError(
-            f"timeout_seconds={timeout_seconds!r} is no time to wait. Pass a positive "
-            "number of seconds."
+            f"timeout_seconds={timeout_seconds!r} is not a time to wait. Pass a "
+            "positive number of seconds."
         )
     if y is not None and len(y) != len(X):
         raise InvalidParameterError(

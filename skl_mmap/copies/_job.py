@@ -171,7 +171,7 @@ def take_fingerprint(value: Any) -> Fingerprint:
     try:
         _Pickler(file).dump(value)
         digest = hashlib.blake2b(file.getbuffer(), digest_size=16).hexdigest()
-    except Exception:  # noqa: BLE001 - whatever an estimator holds, it is no answer
+    except Exception:  # noqa: BLE001 - whatever an estimator holds, it is not an answer
         digest = ""
     return Fingerprint(digest, _find_numbers(value))
 

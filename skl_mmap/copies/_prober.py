@@ -33,7 +33,7 @@ _CHEAPER = {"n_estimators": 4, "max_iter": 5, "n_init": 1, "cache_size": 10}
 
 
 def as_table(X: Any) -> npt.NDArray[Any]:
-    """Return X as an array; an error if it is no dense table of numbers."""
+    """Return X as an array; an error if it is not a dense table of numbers."""
     if hasattr(X, "tocsr"):
         raise InvalidParameterError(
             "X is a sparse matrix, whose copies cannot be told apart yet. "
@@ -42,9 +42,9 @@ def as_table(X: Any) -> npt.NDArray[Any]:
     table = np.asarray(X)
     if table.ndim != 2 or table.dtype.kind not in "fiub" or table.size == 0:
         raise InvalidParameterError(
-            f"X of shape {table.shape} and dtype {table.dtype} is no table of numbers, "
-            "and copies of others cannot be told apart. Pass an array of shape "
-            "(n_samples, n_features) of floats or integers."
+            f"X of shape {table.shape} and dtype {table.dtype} is not a table of "
+            "numbers, and copies of others cannot be told apart. Pass an array of "
+            "shape (n_samples, n_features) of floats or integers."
         )
     return table
 
@@ -196,8 +196,8 @@ def _choose_rows(X: npt.NDArray[Any], n_rows: int | None) -> int:
     is_number = isinstance(n_rows, numbers.Integral) and not isinstance(n_rows, bool)
     if not is_number or not 1 <= n_rows <= len(X):
         raise InvalidParameterError(
-            f"n_rows={n_rows!r} is no number of rows of X, which has {len(X)}. Pass a "
-            "number of them, or None to have as many as needed."
+            f"n_rows={n_rows!r} is not a number of rows of X, which has {len(X)}. Pass "
+            "a number of them, or None to have as many as needed."
         )
     return int(n_rows)
 

@@ -149,7 +149,7 @@ def _compare(
     if not gains:
         return
     saved, method, old, new = max(gains)
-    # What one method saves is no gain if another one needs more.
+    # What one method saves is not a gain if another one needs more.
     if saved >= _MIN_SAVED and min(gains)[0] > -_MIN_SAVED:
         results, difference = agree(before, after)
         yield Suggestion(

@@ -285,12 +285,12 @@ def _write_text(report: CopyReport) -> str:
     for method in report.methods:
         lines.append(f"  {method}")
         found = report._found(method)
-        lines += [f"    {line}" for one in found for line in _describe_found(one)]
+        lines += [f"    {line}" for one in found for line in _format_found(one)]
         if any(one.copies is not None for one in found):
             best = report.best(method)
             copies = report.copies(method, best)
             lines.append(f"  best layout for {method}: {best}, {copies:.2f} X")
-    lines += [f"  advice: {_describe_suggestion(s)}" for s in report.suggestions]
+    lines += [f"  advice: {_format_suggestion(s)}" for s in report.suggestions]
     lines += [f"  note: {note}" for note in report.notes]
     return "\n".join(lines)
 
@@ -309,19 +309,19 @@ def _write_html(report: CopyReport) -> str:
                 for site in _list_at_peak(found)
             )
         )
-        rows.append((found.method, str(found.layout), _describe_method(found), places))
+        rows.append((found.method, str(found.layout), _format_method(found), places))
     return html_block(
         title,
         html_table(("method", "layout", "found", "where and why"), rows, align="<<<<"),
         *(
-            Markup(f"<p>→ <code>{escape(_describe_suggestion(s))}</code></p>")
+            Markup(f"<p>→ <code>{escape(_format_suggestion(s))}</code></p>")
             for s in report.suggestions
         ),
         *(Markup(f"<p>note: {escape(note)}</p>") for note in report.notes),
     )
 
 
-def _describe_method(found: MethodCopies) -> str:
+def _format_method(found: MethodCopies) -> str:
     """Say in one line what a method did in one layout."""
     if found.copies is None:
         return f"{found.outcome} {found.message}".strip()
@@ -338,8 +338,8 @@ def _describe_method(found: MethodCopies) -> str:
     return ", ".join(parts)
 
 
-def _describe_found(found: MethodCopies) -> list[str]:
-    lines = [f"{found.layout!s:<26} {_describe_method(found)}"]
+def _format_found(found: MethodCopies) -> list[str]:
+    lines = [f"{found.layout!s:<26} {_format_method(found)}"]
     for site in found.sites[:_MAX_SITES]:
         if not site.is_at_peak and site.copies <= _MAX_NONE:
             continue
@@ -347,7 +347,7 @@ def _describe_found(found: MethodCopies) -> list[str]:
         times = f", {site.n_times} times" if site.n_times > 1 else ""
         before = "" if site.is_at_peak else ", not at the peak"
         lines += [
-            f"    {_describe_site(site)}{content}{times}{before}",
+            f"    {_format_site(site)}{content}{times}{before}",
             f"            at {_name_place(site)}",
         ]
     n_more = len(found.sites) - _MAX_SITES
@@ -360,7 +360,7 @@ def _describe_found(found: MethodCopies) -> list[str]:
     return lines + [f"    note: {note}" for note in found.notes]
 
 
-def _describe_site(site: CopySite) -> str:
+def _format_site(site: CopySite) -> str:
     return f"{site.copies:.2f} X  {site.reason}: {site.detail}"
 
 
@@ -374,7 +374,7 @@ def _name_place(site: CopySite) -> str:
     return place
 
 
-def _describe_suggestion(suggestion: Suggestion) -> str:
+def _format_suggestion(suggestion: Suggestion) -> str:
     """Write a suggestion as a line of code with a comment."""
     by = ""
     if suggestion.difference is not None:
@@ -403,12 +403,12 @@ def _explain_copies(
             f"{max_copies:g} is allowed."
         )
         for site in _list_at_peak(found):
-            parts += [f"  {_describe_site(site)}", f"    at {_name_place(site)}"]
+            parts += [f"  {_format_site(site)}", f"    at {_name_place(site)}"]
     parts.append(
         "Every worker would have such copies of its own, and X is no longer shared."
     )
     if report.suggestions:
-        remedies = [_describe_suggestion(s) for s in report.suggestions]
+        remedies = [_format_suggestion(s) for s in report.suggestions]
         return "\n".join((*parts, "What helps:", *(f"  {line}" for line in remedies)))
     reasons = dict.fromkeys(s.reason for found in guilty for s in _list_at_peak(found))
     if reasons:

@@ -30,14 +30,14 @@ from typing import Any, NoReturn, final
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap._child import Child, Connection, describe_exit, function_command
+from skl_mmap._child import Child, Connection, explain_exit, function_command
 from skl_mmap._linux import calls
 from skl_mmap.copies._job import Answer, Job, Sample, Scouting, from_plain, to_plain
 from skl_mmap.copies._results import MethodCopies, layout_of
 from skl_mmap.exceptions import MeasurementError
 
 _ENVIRONMENT = {
-    # One thread each: their buffers are no copies, and the server forks.
+    # One thread each: their buffers are not copies, and the server forks.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -249,7 +249,7 @@ def _run(job: Any, spec: Spec, connection: Connection) -> str:
         return "timeout"
     if code == 0:
         return ""
-    return f"it {'was' if code < 0 else 'ended with'} {describe_exit(code)}"
+    return f"it {'was' if code < 0 else 'ended with'} {explain_exit(code)}"
 
 
 def _forward(

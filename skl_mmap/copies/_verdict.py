@@ -50,7 +50,7 @@ _LINALG = f"{os.sep}linalg{os.sep}"
 _COPYING_WORDS = (".copy(", "copy=True", "np.array(", "deepcopy")
 _NO_PEAK = "native memory was not measured: the kernel's peak cannot be reset here"
 _NO_PLACES = "where X was copied is not known: this NumPy cannot be watched"
-_UNCERTAIN = "vectors and other memory that is no copy of X may be in the numbers"
+_UNCERTAIN = "vectors and other memory that is not a copy of X may be in the numbers"
 _NOWHERE = Frame("", 0, "")
 
 

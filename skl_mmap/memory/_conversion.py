@@ -39,7 +39,7 @@ class Conversion(NamedTuple):
     is_optional: bool = False
 
     def is_needed_for(self, array: npt.NDArray[Any]) -> bool:
-        """Whether the array has another layout."""
+        """Return whether the array has another layout."""
         return self.dtype_of(array) != array.dtype or not self._has_order(array)
 
     def dtype_of(self, array: npt.NDArray[Any]) -> np.dtype[Any]:
@@ -63,7 +63,7 @@ def create_converted(
     dtype = conversion.dtype_of(array)
     what = f"an array of shape {array.shape} as {dtype} {conversion.order_of(array)}"
     if conversion.is_optional:
-        placement = placement.in_memory_only()
+        placement = placement.without_falling_back()
     with SegmentWriter(placement, what, array.size * dtype.itemsize) as writer:
         for rows in iterate_converted(array, conversion):
             writer.write(rows)

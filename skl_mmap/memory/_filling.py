@@ -77,7 +77,7 @@ def _collapse_and_copy(source: int, address: int, n_bytes: int) -> int:
         chunk_bytes = min(_FILL_CHUNK_BYTES, n_bytes - begin)
         started = time.perf_counter()
         for huge_page in range(begin, begin + chunk_bytes, calls.HUGE_PAGE_BYTES):
-            calls.touch(address + huge_page)
+            calls.write_zero(address + huge_page)
         if not calls.advise(address + begin, chunk_bytes, calls.MADV_COLLAPSE):
             break
         spare_seconds += chunk_bytes / _MIN_HUGE_PAGE_RATE

@@ -287,7 +287,7 @@ def index_runs(array: npt.NDArray[Any], *, min_bytes: int) -> Runs | None:
     ):
         return None
     if len(array) > 1 and int(array[1]) != int(array[0]) + 1:
-        return None  # a cheap first look: most arrays of integers are no index
+        return None  # a cheap first look: most arrays of integers are not an index
     if int(array.min()) < 0:
         return None
     n_rows = int(array.max()) + 1

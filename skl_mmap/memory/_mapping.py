@@ -125,7 +125,7 @@ class Mapping:
         return sum(stop - start for start, stop in self.mapped)
 
     def is_unmodified(self, start: int, stop: int) -> bool:
-        """Whether the bytes ``[start, stop)`` are still those of the segment."""
+        """Return whether the bytes ``[start, stop)`` are still those of the segment."""
         place = start
         for low, high in overlaps(self.mapped, start, stop):
             if not self._copy_is_unmodified(place, low):
@@ -203,7 +203,7 @@ def geometry_of(array: npt.NDArray[Any]) -> Geometry:
 
 
 def has_overlap(array: npt.NDArray[Any]) -> bool:
-    """Whether some elements of an array may share memory.
+    """Return whether some elements of an array may share memory.
 
     A task that writes to one of them would change the others, unlike in a copy.
     """

@@ -80,21 +80,21 @@ class Placement:
             )
         return "memory"
 
-    def in_memory_only(self) -> Placement:
-        """Return the place of what may take memory that is free, but no room on a disk.
+    def without_falling_back(self) -> Placement:
+        """Return this placement without a disk to fall back to.
 
         A disk that was asked for stays one.
         """
         return replace(self, kind="memory") if self.kind == "auto" else self
 
     def has_room(self, n_bytes: int) -> bool:
-        """Whether a segment would be made in memory, if memory is asked for."""
+        """Return whether a segment would be made in memory, if memory is asked for."""
         available = None if self.kind == "disk" else available_memory_bytes()
         if available is None:
             return True
         return n_bytes <= (_AUTO_SHARE if self.kind == "auto" else 1.0) * available
 
-    def grow(self, n_bytes: int, what: str, *, is_memory: bool) -> None:
+    def check_growth(self, n_bytes: int, what: str, *, is_memory: bool) -> None:
         """Check that a segment which turns out larger than planned can grow.
 
         Parameters

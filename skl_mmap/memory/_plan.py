@@ -307,7 +307,7 @@ def row_key(key: object, n_dimensions: int) -> npt.NDArray[Any] | None:
 
 
 def _is_everything(keys: tuple[object, ...], n_dimensions: int) -> bool:
-    """Whether the keys leave all of the other dimensions as they are."""
+    """Return whether the keys leave all of the other dimensions as they are."""
     slices = [key for key in keys if key is not Ellipsis]
     return (
         len(keys) - len(slices) <= 1

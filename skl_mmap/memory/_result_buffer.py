@@ -73,7 +73,7 @@ class ResultSlot:
         Returns
         -------
         WrittenArray or None
-            None if it is no plain array, holds objects, is empty, or is larger than
+            None if it is not a plain array, holds objects, is empty, or is larger than
             the room for it: then it has to be sent.
 
         Raises

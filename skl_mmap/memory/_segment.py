@@ -421,6 +421,6 @@ class SegmentWriter:
         if n_bytes <= self._room_bytes:
             return
         n_more = max(n_bytes - self._room_bytes, _GROWTH_BYTES)
-        self._placement.grow(n_more, self._what, is_memory=segment.is_memfd)
+        self._placement.check_growth(n_more, self._what, is_memory=segment.is_memfd)
         allocate(segment, self._room_bytes + n_more, self._placement.folder, self._what)
         self._room_bytes += n_more

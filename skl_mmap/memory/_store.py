@@ -110,7 +110,7 @@ class _Entry:
         self.source = source
 
     def is_of(self, array: npt.NDArray[Any]) -> bool:
-        """Whether this was made from the same elements in memory."""
+        """Return whether this was made from the same elements in memory."""
         return (
             self.source is not None
             and self.source() is _owner_of(array)
@@ -375,7 +375,7 @@ def stored_layout(
 
 
 def _holds(segment: Segment, array: npt.NDArray[Any], conversion: Conversion) -> bool:
-    """Whether a segment holds exactly the bytes of an array."""
+    """Return whether a segment holds exactly the bytes of an array."""
     buffer = np.empty(0, dtype=np.uint8)
     offset = 0
     for address, n_bytes in _iterate_bytes(array, conversion):

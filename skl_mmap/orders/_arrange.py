@@ -116,7 +116,7 @@ def arrange(
     >>> from sklearn.model_selection import ShuffleSplit
     >>> arrange(X, cv=ShuffleSplit(3))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    skl_mmap.exceptions.InvalidParameterError: cv=ShuffleSplit(...) is no partition...
+    skl_mmap.exceptions.InvalidParameterError: cv=ShuffleSplit(...) is not...
     """
     settings = Settings.from_parameter(mmap_mode)
     placement = Placement.from_parameter(store)

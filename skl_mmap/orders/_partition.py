@@ -122,8 +122,8 @@ def _iterate_splits(
         for number, split in enumerate(cv):
             if not isinstance(split, tuple | list) or len(split) != 2:
                 raise InvalidParameterError(
-                    f"item {number} of {_name(cv)} is no pair of row indices "
-                    "(train, test), so it is no split. Pass an int, a splitter, or "
+                    f"item {number} of {_name(cv)} is not a pair of row indices "
+                    "(train, test), so it is not a split. Pass an int, a splitter, or "
                     "an iterable of such pairs."
                 )
             yield split[0], split[1]
@@ -148,7 +148,7 @@ def _add_fold(
     n_both = np.count_nonzero(is_train & is_test)
     if n_both:
         raise InvalidParameterError(
-            f"{name} is no partition: split {number} has {n_both} rows in both its "
+            f"{name} is not a partition: split {number} has {n_both} rows in both its "
             f"train and its test set. Take them out of the train set, or {_LEAVE_IT}."
         )
     missing = is_train | is_test
@@ -186,8 +186,8 @@ def _as_mask(rows: Any, n_samples: int, what: str, name: str) -> _Mask:
     n_repeated = len(rows) - np.count_nonzero(mask)
     if n_repeated:
         raise InvalidParameterError(
-            f"{name} is no partition: {what} has {n_repeated} indices of rows that it "
-            "has already, as a bootstrap does, and X would have to hold these rows "
+            f"{name} is not a partition: {what} has {n_repeated} indices of rows that "
+            "it has already, as a bootstrap does, and X would have to hold these rows "
             f"more than once. Use sample weights instead, or {_LEAVE_IT}."
         )
     return mask
@@ -196,7 +196,7 @@ def _as_mask(rows: Any, n_samples: int, what: str, name: str) -> _Mask:
 def _explain_missing(
     is_train: _Mask, is_test: _Mask, missing: _Mask, number: int, name: str
 ) -> str:
-    """Say why a train set that is not all of the other rows is no use."""
+    """Say why a train set has to be all of the other rows."""
     if _is_run_before(is_train, is_test):
         return (
             f"{name} needs no arranging: the train set of split {number} is the rows "
@@ -204,7 +204,7 @@ def _explain_missing(
             "mapped where they are. Use X and cv as they are, with the backend 'mmap'."
         )
     return (
-        f"{name} is no partition: the train set of split {number} is not the "
+        f"{name} is not a partition: the train set of split {number} is not the "
         f"complement of its test set, as {np.count_nonzero(missing)} of "
         f"{len(missing)} rows are in neither. X cannot be in an order in which these "
         "train sets are long runs. Use a splitter whose train sets are all of the "
@@ -232,16 +232,17 @@ def _explain_overlap(
     """Say why a row that is tested twice has no place."""
     if int(folds.min()) >= 0:
         return (
-            f"{name} is no partition: the first {number} splits have tested every row "
-            f"once, and split {number} tests rows again, as repeated splitters do. X "
-            "can be in the order of one repetition at a time: call arrange() for each, "
-            f"with KFold(shuffle=True, random_state=i) and the like, or {_LEAVE_IT}."
+            f"{name} is not a partition: the first {number} splits have tested every "
+            f"row once, and split {number} tests rows again, as repeated splitters do. "
+            "X can be in the order of one repetition at a time: call arrange() for "
+            "each, with KFold(shuffle=True, random_state=i) and the like, or "
+            f"{_LEAVE_IT}."
         )
     n_again = np.count_nonzero(earlier >= 0)
     other = int(earlier[earlier >= 0][0])
     return (
-        f"{name} is no partition: test sets overlap. {n_again} rows of the test set of "
-        f"split {number} have been tested before, one of them by split {other}, as "
+        f"{name} is not a partition: test sets overlap. {n_again} rows of the test set "
+        f"of split {number} have been tested before, one of them by split {other}, as "
         "with ShuffleSplit, and a row of X can be in one place only. Use a splitter "
         f"that tests each row once, such as KFold(shuffle=True), or {_LEAVE_IT}."
     )

@@ -183,15 +183,15 @@ class Explainer:
                 *cause.detail.split(": ", 1)
             )
         elif reason is Reason.NOT_BY_ROW:
-            text = self._describe_order_of_elements(rows)
+            text = self._tell_order_of_elements(rows)
             # The data in the order of the folds lies row by row, too.
             reason = Reason.SCATTERED if is_scattered else reason
         elif reason is Reason.SCATTERED or (reason.is_counted and is_scattered):
             text, reason = self._cause_of_scattering(), Reason.SCATTERED
         elif reason in (Reason.SHORT_RUNS, Reason.SEAMS):
-            text = self._describe_pages(rows)
+            text = self._tell_pages(rows)
         elif reason is not Reason.MASK and not reason.is_counted:
-            text, reason = self._describe_few(), Reason.FEW_BYTES
+            text, reason = self._tell_few(), Reason.FEW_BYTES
         lines = (self._line(remedy, rows, cause) for remedy in reason.remedies)
         return Explanation(text, tuple(filter(None, lines)))
 
@@ -217,7 +217,7 @@ class Explainer:
     def _has_columns(self) -> bool:
         return self.is_frame and self.n_arrays > 1
 
-    def _describe_few(self) -> str:
+    def _tell_few(self) -> str:
         smallest = format_bytes(self.min_mapped_bytes)
         if not self._has_columns():
             return f"they have less than {smallest}: {Reason.FEW_BYTES.value}"
@@ -227,7 +227,7 @@ class Explainer:
             f"{smallest} of a column is not mapped"
         )
 
-    def _describe_order_of_elements(self, rows: PlannedRows) -> str:
+    def _tell_order_of_elements(self, rows: PlannedRows) -> str:
         what = "the frame lies" if self.is_frame else "X is in Fortran order:"
         text = f"{what} column by column, so that no row is in one place"
         is_scattered = self._is_scattered(rows)
@@ -280,7 +280,7 @@ class Explainer:
         n_bytes = rows.any_copied_bytes
         return n_bytes is not None and 2 * n_bytes < rows.cost.copied_bytes
 
-    def _describe_pages(self, rows: PlannedRows) -> str:
+    def _tell_pages(self, rows: PlannedRows) -> str:
         unit = self.unit_rows
         if unit is None:
             text = "runs of rows continue each other's pages only by chance"

@@ -233,8 +233,8 @@ def list_large_copies(report: MemoryReport) -> tuple[str, ...]:
         by_name.setdefault(task.estimator or "A task", []).append(task)
     sentences = []
     for name, group in by_name.items():
-        sentences += _describe_fold_copies(name, group, job)
-        sentences += _describe_private_copies(name, group, report.unit_bytes)
+        sentences += _explain_fold_copies(name, group, job)
+        sentences += _explain_private_copies(name, group, report.unit_bytes)
     return tuple(sentences)
 
 
@@ -261,7 +261,7 @@ def _least_private_bytes(input_bytes: int) -> float:
     return max(_MAX_PRIVATE_SHARE * input_bytes, _MIN_PRIVATE_BYTES)
 
 
-def _describe_fold_copies(name: str, group: list[TaskCost], job: _Job) -> list[str]:
+def _explain_fold_copies(name: str, group: list[TaskCost], job: _Job) -> list[str]:
     guilty = _find_fold_copies(group)
     if not guilty:
         return []
@@ -279,7 +279,7 @@ def _describe_fold_copies(name: str, group: list[TaskCost], job: _Job) -> list[s
     return [f"{sentence} To avoid it: {helpful.code}." if helpful else sentence]
 
 
-def _describe_private_copies(
+def _explain_private_copies(
     name: str, group: list[TaskCost], input_bytes: int | None
 ) -> list[str]:
     guilty = _find_private_copies(group, input_bytes)

@@ -393,9 +393,9 @@ class MemoryReport(MeasuredBlock):
 
     def __str__(self) -> str:
         """Tell what the job has cost, as text with a table."""
-        from skl_mmap.report._words import describe
+        from skl_mmap.report._words import format_report
 
-        return describe(self)
+        return format_report(self)
 
     def _repr_html_(self) -> str:
         """Tell what the job has cost, for notebooks."""

@@ -26,20 +26,20 @@ _MAX_SEGMENTS = 8
 _PLACES = {"memory": "in memory", "disk": "on disk", "file": "in its own file"}
 
 
-def describe(report: MemoryReport) -> str:
+def format_report(report: MemoryReport) -> str:
     """Write a report as text: a few lines, and a table of tasks."""
-    lines = [_describe_whole(report)]
-    if peak := _describe_peak(report):
+    lines = [_format_whole(report)]
+    if peak := _format_peak(report):
         lines.append(_row("peak", peak))
     if report.holders:
-        lines.append(_row("", _describe_holders(report)))
-    if estimate := _describe_estimate(report):
+        lines.append(_row("", _format_holders(report)))
+    if estimate := _format_estimate(report):
         lines.append(_row("copying", estimate))
     if report.unit_bytes is not None:
         source = "" if report.input_bytes is not None else ", the largest shared array"
         lines.append(_row("X", f"{format_bytes(report.unit_bytes)}{source}"))
-    lines += _describe_segments(report.segments)
-    lines += _describe_tasks(report.tasks)
+    lines += _format_segments(report.segments)
+    lines += _format_tasks(report.tasks)
     lines += [
         _row("copied", f"{format_bytes(n_bytes)} of folds: {explain(key)}")
         for key, n_bytes in report.copy_reasons.items()
@@ -47,9 +47,9 @@ def describe(report: MemoryReport) -> str:
     lines += [_row("copies", sentence) for sentence in report.large_copies]
     lines += [_row("try", str(suggestion)) for suggestion in report.suggestions]
     if report.group is not None:
-        lines.append(_row("cgroup", _describe_group(report.group)))
+        lines.append(_row("cgroup", _format_group(report.group)))
     if report.sampling is not None:
-        lines.append(_row("readings", _describe_sampling(report.sampling)))
+        lines.append(_row("readings", _format_sampling(report.sampling)))
     lines += [_row("note", note) for note in report.notes]
     return "\n".join(lines)
 
@@ -58,7 +58,7 @@ def _row(label: str, text: str) -> str:
     return f"  {label:<10}{text}"
 
 
-def _describe_whole(report: MemoryReport) -> str:
+def _format_whole(report: MemoryReport) -> str:
     """Say what was done, and how long it took."""
     if report.wall_seconds is None:
         return report.title
@@ -68,12 +68,12 @@ def _describe_whole(report: MemoryReport) -> str:
     return text
 
 
-def _describe_peak(report: MemoryReport) -> str:
+def _format_peak(report: MemoryReport) -> str:
     """Say how high the peak was, and when; nothing if it is not known."""
     growth_bytes = report.peak_growth_bytes
     if report.peak_bytes is None or growth_bytes is None:
         return ""
-    growth = _describe_growth(growth_bytes, report)
+    growth = _format_growth(growth_bytes, report)
     text = f"{format_bytes(report.peak_bytes)}, {growth}"
     if report.peak is not None:
         text += f", after {report.peak.seconds:.2f} s"
@@ -82,7 +82,7 @@ def _describe_peak(report: MemoryReport) -> str:
     return text
 
 
-def _describe_growth(n_bytes: int, report: MemoryReport) -> str:
+def _format_growth(n_bytes: int, report: MemoryReport) -> str:
     """Write a growth, as a multiple of X too if no new interpreters are in it."""
     n_new = report.n_new_processes
     if not n_new:
@@ -91,7 +91,7 @@ def _describe_growth(n_bytes: int, report: MemoryReport) -> str:
     return f"{format_bytes(n_bytes)} more than before ({n_new} new {noun} included)"
 
 
-def _describe_holders(report: MemoryReport) -> str:
+def _format_holders(report: MemoryReport) -> str:
     """Say who held the memory at the peak, and how much of it before."""
     parts = []
     for holder in report.holders:
@@ -104,18 +104,18 @@ def _describe_holders(report: MemoryReport) -> str:
     return "held by " + ", ".join(parts)
 
 
-def _describe_estimate(report: MemoryReport) -> str:
-    """Say what copying would have cost; nothing if there is no idea."""
+def _format_estimate(report: MemoryReport) -> str:
+    """Say what copying would have cost; nothing if it is not known."""
     n_bytes = report.copying_growth_bytes
     if n_bytes is None:
         return ""
     return (
-        f"would have needed about {_describe_growth(n_bytes, report)}: an estimate, "
+        f"would have needed about {_format_growth(n_bytes, report)}: an estimate, "
         "with the mapped folds of tasks that ran at the same time as copies"
     )
 
 
-def _describe_segment(segment: SegmentRecord) -> str:
+def _format_segment(segment: SegmentRecord) -> str:
     """Say what was shared, and where it lies."""
     text = f"{segment.description}, {_PLACES.get(segment.place, segment.place)}"
     if segment.path:
@@ -125,10 +125,10 @@ def _describe_segment(segment: SegmentRecord) -> str:
     return text
 
 
-def _describe_segments(segments: tuple[SegmentRecord, ...]) -> list[str]:
+def _format_segments(segments: tuple[SegmentRecord, ...]) -> list[str]:
     largest_first = sorted(segments, key=lambda segment: -segment.n_bytes)
     lines = [
-        _row("shared", f"{format_bytes(segment.n_bytes)}: {_describe_segment(segment)}")
+        _row("shared", f"{format_bytes(segment.n_bytes)}: {_format_segment(segment)}")
         for segment in largest_first[:_MAX_SEGMENTS]
     ]
     rest = largest_first[_MAX_SEGMENTS:]
@@ -138,7 +138,7 @@ def _describe_segments(segments: tuple[SegmentRecord, ...]) -> list[str]:
     return lines
 
 
-def _describe_tasks(tasks: tuple[TaskCost, ...]) -> list[str]:
+def _format_tasks(tasks: tuple[TaskCost, ...]) -> list[str]:
     if not tasks:
         return ["  tasks     none that workers of mmap have run"]
     rows = [("task", "times", "mapped", "copied", "private", "seconds")]
@@ -160,7 +160,7 @@ def _list_cells(task: TaskCost, unknown: str) -> tuple[str, str, str, str, str, 
     )
 
 
-def _describe_group(group: GroupReading) -> str:
+def _format_group(group: GroupReading) -> str:
     """Say what the kernel has counted, and whether others are in it."""
     text = f"{format_bytes(group.peak_bytes)} private and shared at most"
     if group.kernel_peak_bytes is not None:
@@ -176,7 +176,7 @@ def _describe_group(group: GroupReading) -> str:
     return text
 
 
-def _describe_sampling(sampling: SamplingCost) -> str:
+def _format_sampling(sampling: SamplingCost) -> str:
     """Say how memory was read."""
     return (
         f"{sampling.n_readings}, one every {1000 * sampling.interval_seconds:g} ms "
@@ -188,7 +188,7 @@ def _describe_sampling(sampling: SamplingCost) -> str:
 def render(report: MemoryReport) -> str:
     """Write a report as HTML, to be put into a page."""
     return html_block(
-        _describe_whole(report),
+        _format_whole(report),
         _render_facts(report),
         *_render_chart(report),
         *(_paragraph(f"⚠ {sentence}") for sentence in report.large_copies),
@@ -206,16 +206,16 @@ def _paragraph(text: str) -> Markup:
 
 
 def _render_facts(report: MemoryReport) -> Markup:
-    facts = [("peak", _describe_peak(report))]
+    facts = [("peak", _format_peak(report))]
     if report.holders:
-        facts.append(("at the peak", _describe_holders(report)))
-    facts.append(("with copies", _describe_estimate(report)))
+        facts.append(("at the peak", _format_holders(report)))
+    facts.append(("with copies", _format_estimate(report)))
     if report.records:
         copied = format_share(report.copied_bytes, report.unit_bytes)
         mapped = format_share(report.mapped_bytes, report.unit_bytes)
         facts.append(("folds", f"{mapped} mapped, {copied} copied"))
     facts += [
-        ("shared", f"{format_bytes(segment.n_bytes)}: {_describe_segment(segment)}")
+        ("shared", f"{format_bytes(segment.n_bytes)}: {_format_segment(segment)}")
         for segment in report.segments[:_MAX_HTML_ROWS]
     ]
     rows = (f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts if text)
@@ -259,9 +259,9 @@ def _render_tasks(tasks: tuple[TaskCost, ...]) -> list[Markup]:
 def _render_details(report: MemoryReport) -> list[Markup]:
     lines = []
     if report.group is not None:
-        lines.append(f"control group: {_describe_group(report.group)}")
+        lines.append(f"control group: {_format_group(report.group)}")
     if report.sampling is not None:
-        lines.append(f"readings: {_describe_sampling(report.sampling)}")
+        lines.append(f"readings: {_format_sampling(report.sampling)}")
     lines += report.notes
     if not lines:
         return []

@@ -126,7 +126,7 @@ def test_rows_of_fortran_order_are_selected_from_a_shared_c_copy(
     [
         (6 * 512, {}, 8.5, None),
         (6 * 512, {"return_train_score": True}, 8.0, "train scores"),
-        (3000, {}, 8.0, "is no multiple of 512"),
+        (3000, {}, 8.0, "is not a multiple of 512"),
         (6 * 512, {"cv": KFold(4)}, 8.0, "do not begin and end at multiples of 512"),
         (6 * 512, {"cv": KFold(3, shuffle=True)}, 8.0, "not in long runs"),
     ],

@@ -257,7 +257,7 @@ def test_comparison_of_a_script_that_fails_has_its_exit_code(
         (["--backend", "dask", "{script}"], 2, "invalid choice"),
         (["-o", "report.txt", "{script}"], 2, "ends with .html or .json"),
         (["-o", "no/such/folder.json", "{script}"], 2, "there is no folder"),
-        (["{broken}"], 1, "is no valid Python, so nothing was run.\n  File"),
+        (["{broken}"], 1, "is not valid Python, so nothing was run.\n  File"),
     ],
 )
 def test_what_cannot_be_run_is_said_before_anything_runs(

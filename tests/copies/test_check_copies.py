@@ -309,16 +309,16 @@ def test_nothing_is_left_when_the_caller_is_killed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"methods": "fit"}, "methods='fit' are no names"),
-        ({"methods": ()}, "no names of methods"),
+        ({"methods": "fit"}, "methods='fit' are not names"),
+        ({"methods": ()}, "not names of methods"),
         ({"layouts": "some"}, "layouts='some' is unknown"),
-        ({"timeout_seconds": 0}, "timeout_seconds=0 is no time"),
-        ({"n_rows": 0}, "n_rows=0 is no number of rows of X, which has 100"),
+        ({"timeout_seconds": 0}, "timeout_seconds=0 is not a time"),
+        ({"n_rows": 0}, "n_rows=0 is not a number of rows of X, which has 100"),
         ({"n_rows": 101}, "n_rows=101"),
         ({"y": np.zeros(99)}, "y has 99 values and X has 100 rows"),
         ({"estimator": Ridge}, "Pass an instance"),
-        ({"X": np.zeros(5)}, "no table of numbers"),
-        ({"X": np.array([["a"]])}, "no table of numbers"),
+        ({"X": np.zeros(5)}, "not a table of numbers"),
+        ({"X": np.array([["a"]])}, "not a table of numbers"),
     ],
 )
 def test_bad_parameters_are_refused(parameters: dict[str, Any], words: str) -> None:

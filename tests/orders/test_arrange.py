@@ -213,7 +213,7 @@ NO_PARTITIONS = {
         [(np.ones(10, dtype=bool), np.arange(10))],
     ],
     "makes no splits": [[], iter(())],
-    "item 1 of cv=<list> is no pair": [[*shuffled_blocks()[:1], np.arange(3)]],
+    "item 1 of cv=<list> is not a pair": [[*shuffled_blocks()[:1], np.arange(3)]],
     "gives no train and test sets": [2.5, "five", object()],
 }
 
