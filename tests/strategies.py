@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,12 @@ INDEX_DTYPES = tuple(
 def examples(max_examples: int) -> settings:
     """Return settings for tests whose data is drawn step by step.
 
-    Drawing a mask of thousands of rows counts as slow, and is what is wanted here.
+    Drawing a mask of thousands of rows counts as slow, and is what is wanted here. For
+    each mutant a third of the examples have to do.
     """
+    is_for_mutants = os.environ.get("HYPOTHESIS_PROFILE") == "mutants"
     return settings(
-        max_examples=max_examples,
+        max_examples=-(-max_examples // 3) if is_for_mutants else max_examples,
         suppress_health_check=[
             HealthCheck.too_slow,
             HealthCheck.data_too_large,

@@ -292,7 +292,7 @@ class Store:
             )
             return None
         self._adopted.append(adopted)
-        return describe(array, self.settings)
+        return describe(array)
 
     def _add(self, array: npt.NDArray[Any], conversion: Conversion) -> Segment | None:
         if conversion is _AS_IT_IS:

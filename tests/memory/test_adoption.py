@@ -119,6 +119,24 @@ def test_an_adopted_array_that_is_refilled_is_shared_anew() -> None:
         assert given_array.tobytes() == content
 
 
+def test_adopted_arrays_are_known_in_the_next_call_until_they_are_freed() -> None:
+    array = make_large()
+    n_files = len(os.listdir("/proc/self/fd"))
+    store = Store(MEMORY, Settings(), can_adopt=True)
+    segments = set()
+    for _ in range(3):
+        shared = store.share(array)
+        assert shared is not None
+        segments.add(shared[1].identity)
+        store.next_call()
+    assert len(segments) == 1
+    assert len(os.listdir("/proc/self/fd")) == n_files + 1
+    del array, shared
+    store.next_call()
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == n_files
+
+
 @pytest.mark.parametrize("n_more_rows", [-1000, -1, 1, 300, 200_000])
 def test_resize_works_and_the_array_is_not_taken_for_shared(n_more_rows: int) -> None:
     array = make_large()

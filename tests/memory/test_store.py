@@ -171,6 +171,31 @@ def test_a_new_view_is_compared_as_a_whole() -> None:
         assert_same(received(store, array.reshape(-1)), array.reshape(-1))
 
 
+def test_each_call_compares_all_of_an_array() -> None:
+    views = [array := np.zeros(300_000), array[:]]
+    store = make_store()
+    for number in range(1, 5):
+        for view in views:
+            shared_with(store, view)
+        array[number * 1000] = number  # between two places of the sample
+        store.next_call()
+        for view in views:
+            assert_same(received(store, view), array)
+        store.next_call()
+        shared_with(store, array)
+        array[number * 1000 + 1] = number
+        # It was compared in the call before, and not yet in this one.
+        assert_same(received(store, views[1]), array)
+
+
+def test_what_loky_pickles_is_compared_as_a_whole() -> None:
+    array = np.zeros((1 << 20) // 8)
+    store = make_store()
+    for place in (700, 1700, 2700):
+        array[place] = 1.0
+        assert_same(received(store, array), array)
+
+
 def test_several_views_of_one_array_stay_known() -> None:
     views = [base := np.zeros(300_000), base[:], base.view()]
     store = make_store()
@@ -288,6 +313,15 @@ def test_a_segment_goes_with_its_source() -> None:
     assert count_files() == n_files
 
 
+def test_what_is_gone_does_not_hide_what_is_there() -> None:
+    store = make_store()
+    arrays = [np.full(10_000, number) for number in range(3)]
+    segments = [id(shared_with(store, array)[1]) for array in arrays]
+    del arrays[0]
+    gc.collect()
+    assert [id(shared_with(store, array)[1]) for array in arrays] == segments[1:]
+
+
 def test_a_segment_outlives_its_source_while_it_is_used() -> None:
     n_files = count_files()
     store = make_store()
@@ -313,6 +347,7 @@ def test_closing_frees_segments_while_their_sources_live() -> None:
     store.close()
     assert count_files() == n_files
     assert_same(received(store, array), array)
+    assert store.identity(10) is not None
 
 
 def test_versions_of_a_changing_array_do_not_pile_up() -> None:
