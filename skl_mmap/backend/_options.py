@@ -136,31 +136,18 @@ def _check_min_bytes(value: Any) -> int | None:
     return None if value is None else parse_bytes(value, name="min_bytes")
 
 
-def _check_mmap_mode(value: Any) -> str:
-    if isinstance(value, str) and value in ("c", "r"):
-        return value
-    raise InvalidParameterError(
-        f"mmap_mode={value!r} would let a task change the data of all others. Pass "
-        "'c' (copy-on-write: writes stay private) or 'r' (read-only)."
-    )
+def _choice(name: str, **meanings: str) -> Callable[[Any], str]:
+    """Return a check for a parameter that is one of some words."""
 
+    def check(value: Any) -> str:
+        if isinstance(value, str) and value in meanings:
+            return value
+        words = [f"{word!r} ({meaning})" for word, meaning in meanings.items()]
+        raise InvalidParameterError(
+            f"{name}={value!r} is not known. Pass {' or '.join(words)}."
+        )
 
-def _check_row_order(value: Any) -> str:
-    if isinstance(value, str) and value in ("exact", "any"):
-        return value
-    raise InvalidParameterError(
-        f"row_order={value!r} is not known. Pass 'exact' (same results as with loky, "
-        "bit for bit) or 'any' (same train sets, in an order that needs no copy)."
-    )
-
-
-def _check_layouts(value: Any) -> str:
-    if isinstance(value, str) and value in ("given", "auto"):
-        return value
-    raise InvalidParameterError(
-        f"layouts={value!r} is not known. Pass 'given' (tasks get arrays as they are) "
-        "or 'auto' (estimators that would convert X share one converted copy)."
-    )
+    return check
 
 
 def _check_adopt(value: Any) -> bool:
@@ -204,9 +191,17 @@ _CHECKS: dict[str, Any] = {
     "initializer": _check_initializer,
     "initargs": _check_initargs,
     "min_bytes": _check_min_bytes,
-    "layouts": _check_layouts,
-    "mmap_mode": _check_mmap_mode,
-    "row_order": _check_row_order,
+    "layouts": _choice(
+        "layouts",
+        given="tasks get arrays as they are",
+        auto="estimators that would convert X share one converted copy",
+    ),
+    "mmap_mode": lambda value: Settings.from_parameter(value).mmap_mode,
+    "row_order": _choice(
+        "row_order",
+        exact="same results as with loky, bit for bit",
+        any="same train sets, in an order that needs no copy",
+    ),
     "store": lambda value: value,
     "idle_worker_timeout": _check_timeout,
     "temp_folder": lambda value: value,

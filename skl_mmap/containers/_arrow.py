@@ -15,15 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow
 
-from skl_mmap.containers._container import Container, GeometryOf, register
+from skl_mmap.containers._container import Container, register
 from skl_mmap.memory import (
-    Cost,
     Placement,
-    Reason,
     SegmentWriter,
     Settings,
-    count_selected,
-    geometry_of,
     map_array,
 )
 
@@ -72,13 +68,8 @@ class BufferContainer(Container):
     def n_bytes(self, X: Any) -> int:
         return int(X.size)
 
-    def plan(
-        self,
-        X: Any,
-        rows: npt.NDArray[Any],
-        geometry_of: GeometryOf = geometry_of,
-    ) -> Cost:
-        return Cost()
+    def bytes_of_rows(self, X: Any, rows: npt.NDArray[Any]) -> int:
+        return 0
 
     def take_apart(self, X: Any, min_bytes: int) -> tuple[Any, ...] | None:
         if X.size < max(min_bytes, 1) or not X.is_cpu:
@@ -94,15 +85,6 @@ class TableContainer(Container):
 
     def n_bytes(self, X: Any) -> int:
         return int(X.nbytes)
-
-    def plan(
-        self,
-        X: Any,
-        rows: npt.NDArray[Any],
-        geometry_of: GeometryOf = geometry_of,
-    ) -> Cost:
-        n_bytes = self.n_bytes(X) * count_selected(rows) // max(X.num_rows, 1)
-        return Cost.of_copy(Reason.NOT_SHARED, n_bytes)
 
     def share(self, X: Any, placement: Placement, settings: Settings) -> Any:
         return share_table(X, placement, settings)

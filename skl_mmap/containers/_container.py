@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from skl_mmap.memory import Cost, Geometry, Placement, Settings, geometry_of
+from skl_mmap.memory import (
+    Cost,
+    Geometry,
+    Placement,
+    Reason,
+    Settings,
+    count_selected,
+)
 
 GeometryOf = Callable[[npt.NDArray[Any]], Geometry]
 
@@ -46,8 +53,9 @@ class RowSize(NamedTuple):
 class Container(ABC):
     """One kind of input whose rows can be selected.
 
-    An implementation owes the classes that it answers for, their size, and the plan
-    of a selection of rows. The rest says how it can be handled better than by a copy.
+    An implementation owes the classes that it answers for, and their size. The rest
+    says how they are handled better than by a copy: above all `plan`, and `take_apart`
+    for classes that pickle would not take apart into arrays.
     """
 
     @abstractmethod
@@ -58,11 +66,10 @@ class Container(ABC):
     def n_bytes(self, X: Any) -> int:
         """Return the bytes of what is selected from."""
 
-    @abstractmethod
-    def plan(
-        self, X: Any, rows: npt.NDArray[Any], geometry_of: GeometryOf = geometry_of
-    ) -> Cost:
+    def plan(self, X: Any, rows: npt.NDArray[Any], geometry_of: GeometryOf) -> Cost:
         """Return what selecting rows would map and copy, without doing it.
+
+        By default, nothing of X is shared, and its library copies rows of it.
 
         Parameters
         ----------
@@ -73,6 +80,12 @@ class Container(ABC):
         geometry_of : callable
             Says where an array of X comes from.
         """
+        return Cost.of_copy(Reason.NOT_SHARED, self.bytes_of_rows(X, rows))
+
+    def bytes_of_rows(self, X: Any, rows: npt.NDArray[Any]) -> int:
+        """Return the bytes of some rows; if rows differ in size, on average."""
+        n_rows = X.shape[0] if X.shape else 0
+        return self.n_bytes(X) * count_selected(rows) // max(n_rows, 1)
 
     def row_size(self, X: Any) -> RowSize | None:
         """Return how large the rows are; None if they cannot be mapped."""

@@ -12,12 +12,9 @@ from skl_mmap.containers._container import Container, GeometryOf, RowSize, regis
 from skl_mmap.memory import (
     Cost,
     Placement,
-    Reason,
     SegmentWriter,
     Settings,
     SharedArray,
-    count_selected,
-    geometry_of,
     map_array,
     plan_rows,
     reading_in_order,
@@ -50,14 +47,10 @@ class ArrayContainer(Container):
         return RowSize(n_bytes, n_bytes)
 
     def plan(
-        self,
-        X: npt.NDArray[Any],
-        rows: npt.NDArray[Any],
-        geometry_of: GeometryOf = geometry_of,
+        self, X: npt.NDArray[Any], rows: npt.NDArray[Any], geometry_of: GeometryOf
     ) -> Cost:
         if X.dtype.hasobject or not len(rows):
-            n_bytes = X.nbytes // max(len(X), 1) * count_selected(rows)
-            return Cost.of_copy(Reason.NOT_SHARED, n_bytes)
+            return super().plan(X, rows, geometry_of)
         return plan_rows(geometry_of(X), rows).cost
 
     def gather(

@@ -558,17 +558,11 @@ class PandasContainer(Container):
             return None
         return block
 
-    def plan(
-        self,
-        X: Any,
-        rows: npt.NDArray[Any],
-        geometry_of: GeometryOf = geometry_of,
-    ) -> Cost:
+    def plan(self, X: Any, rows: npt.NDArray[Any], geometry_of: GeometryOf) -> Cost:
         # pandas' loc turns a mask into indices for take().
         index = np.flatnonzero(rows) if rows.dtype == bool else np.asarray(rows)
         if not isinstance(X, SharedFrame | SharedSeries) or not len(index):
-            n_bytes = _frame_bytes(X) * len(index) // max(len(X), 1)
-            return Cost.of_copy(Reason.NOT_SHARED, n_bytes)
+            return super().plan(X, index, geometry_of)
         block = numeric_block(X) if X.ndim == 2 else None
         if block is not None:
             cost = plan_rows(geometry_of(block.T), index).cost

@@ -25,10 +25,8 @@ from skl_mmap.memory import (
     Placement,
     Reason,
     Settings,
-    count_selected,
     counters,
     find_runs,
-    geometry_of,
 )
 
 # Selecting fewer rows is quicker than looking at them.
@@ -128,20 +126,14 @@ class PolarsContainer(Container):
         table = _to_arrow(X)
         return None if table is None else (rebuild_polars, (table,))
 
-    def plan(
-        self,
-        X: Any,
-        rows: npt.NDArray[Any],
-        geometry_of: GeometryOf = geometry_of,
-    ) -> Cost:
-        n_bytes = self.n_bytes(X) * count_selected(rows) // max(X.height, 1)
+    def plan(self, X: Any, rows: npt.NDArray[Any], geometry_of: GeometryOf) -> Cost:
         if type(X) is not SharedPolarsFrame:
-            return Cost.of_copy(Reason.NOT_SHARED, n_bytes)
+            return super().plan(X, rows, geometry_of)
         if rows.dtype == bool:
-            return Cost.of_copy(Reason.MASK, n_bytes)
+            return Cost.of_copy(Reason.MASK, self.bytes_of_rows(X, rows))
         index = _row_index(rows)
         if index is None:
-            return Cost.of_copy(Reason.FEW_BYTES, n_bytes)
+            return Cost.of_copy(Reason.FEW_BYTES, self.bytes_of_rows(X, rows))
         return _select(X, index)[1]
 
     def share(self, X: Any, placement: Placement, settings: Settings) -> Any:
@@ -168,15 +160,6 @@ class PolarsSeriesContainer(Container):
         if frame.estimated_size() < min_bytes or _to_arrow(frame) is None:
             return None
         return _rebuild_series, (frame,)
-
-    def plan(
-        self,
-        X: Any,
-        rows: npt.NDArray[Any],
-        geometry_of: GeometryOf = geometry_of,
-    ) -> Cost:
-        n_bytes = self.n_bytes(X) * count_selected(rows) // max(len(X), 1)
-        return Cost.of_copy(Reason.NOT_SHARED, n_bytes)
 
 
 register(PolarsContainer())

@@ -336,20 +336,14 @@ class SparseContainer(Container):
             return None
         return rebuild_sparse, (_plain_class_of(X), dict(vars(X)))
 
-    def plan(
-        self,
-        X: Any,
-        rows: npt.NDArray[Any],
-        geometry_of: GeometryOf = geometry_of,
-    ) -> Cost:
+    def plan(self, X: Any, rows: npt.NDArray[Any], geometry_of: GeometryOf) -> Cost:
         index = _row_index(rows)
         selection = None
         if type(X) in _SHARED_CLASSES.values() and index is not None:
             selection = _plan(X, index, geometry_of)
         if selection is not None:
             return selection.cost
-        n_bytes = self.n_bytes(X) * count_selected(rows) // max(X.shape[0], 1)
-        return Cost.of_copy(Reason.NOT_SHARED, n_bytes)
+        return super().plan(X, rows, geometry_of)
 
     def share(self, X: Any, placement: Placement, settings: Settings) -> Any:
         """Copy a compressed matrix into shared memory.

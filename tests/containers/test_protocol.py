@@ -19,7 +19,6 @@ from skl_mmap.memory import (
     SegmentWriter,
     SharedArray,
     can_remap,
-    geometry_of,
     map_array,
     plan_rows,
     share_array,
@@ -54,7 +53,7 @@ class ImageContainer(Container):
     def n_bytes(self, X: Images) -> int:
         return int(X.pixels.nbytes)
 
-    def plan(self, X: Images, rows: Any, geometry_of: Any = geometry_of) -> Cost:
+    def plan(self, X: Images, rows: Any, geometry_of: Any) -> Cost:
         return plan_rows(geometry_of(X.pixels), rows).cost
 
     def row_size(self, X: Images) -> RowSize:
