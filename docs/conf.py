@@ -20,5 +20,8 @@ autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 
 html_theme = "pydata_sphinx_theme"
+html_title = f"skl_mmap {release}"
 html_show_sourcelink = False
+# Pages have no pages below them: the bar on the left would be empty.
+html_sidebars = {"**": []}
 html_theme_options = {"show_prev_next": False}
