@@ -294,7 +294,9 @@ def _row_index(
     index = np.asarray(indices)
     if index.ndim != 1 or index.dtype.kind not in "iu" or not len(index):
         return None
-    return index
+    # As pandas does. Labels and pyarrow refuse indices in another byte order, and what
+    # counts from the end of many rows does not fit into few bits.
+    return index.astype(np.intp, copy=False)
 
 
 def _select(frame: Any, index: npt.NDArray[Any]) -> Any:
@@ -320,11 +322,9 @@ def _select(frame: Any, index: npt.NDArray[Any]) -> Any:
     if frame.ndim == 1:
         selected = SharedSeries(taken[0], index=labels, name=frame.name, copy=False)
         return selected.__finalize__(frame, method="take")
-    # pyarrow refuses indices in another byte order, and pandas gives it none.
-    platform_index = index.astype(np.intp, copy=False)
     columns = [column_plan.column for column_plan in plan.columns]
     values = [
-        taken[place] if place in taken else column.array.take(platform_index)
+        taken[place] if place in taken else column.array.take(index)
         for place, column in enumerate(columns)
     ]
     selected = _make_mixed_frame(values, columns, labels, frame.columns)

@@ -144,6 +144,18 @@ def test_byte_order_of_indices_does_not_matter() -> None:
     for dtype in (">i4", "<i4", ">u8"):
         rows = np.array([2, 0], dtype=dtype)
         assert_same(share(plain).take(rows), plain.take(rows))
+    # Rows that are mapped, and labels that pandas selects.
+    for labels in (None, list("xy") * 500, pd.date_range("2000", periods=1000)):
+        plain = pd.DataFrame(np.ones((1000, 200)), index=labels)
+        rows = np.r_[0:400, 500:1000].astype(">i4")
+        assert_same(share(plain).take(rows), plain.take(rows))
+
+
+def test_negative_indices_of_few_bits_count_from_the_end_of_many_rows() -> None:
+    rows = np.r_[0:100, -100:0].astype("int8")
+    for labels in (None, np.arange(1000.0), pd.date_range("2000", periods=1000)):
+        plain = pd.DataFrame(np.ones((1000, 1000)), index=labels)
+        assert_same(share(plain).take(rows), plain.take(rows))
 
 
 @strategies.examples(150)
