@@ -69,9 +69,11 @@ def _row_index(key: Any) -> npt.NDArray[Any] | None:
         if len(key) != 2 or not isinstance(key[1], slice) or key[1] != slice(None):
             return None
         key = key[0]
-    if not isinstance(key, list | np.ndarray) or len(key) < _MIN_ROWS:
-        return None
-    if isinstance(key, list) and type(key[0]) is not int:
+    if isinstance(key, list):
+        # A list of names, say, is looked at no further.
+        if len(key) < _MIN_ROWS or type(key[0]) is not int:
+            return None
+    elif not isinstance(key, np.ndarray) or key.size < _MIN_ROWS:
         return None
     index = np.asarray(key)
     return index if index.ndim == 1 and index.dtype.kind in "iu" else None

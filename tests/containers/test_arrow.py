@@ -235,6 +235,7 @@ POLARS_KEYS: dict[str, Any] = {
     "out of range": list(range(9990, 12_000)),
     "mask": [True, False] * 5000,
     "one row": 5,
+    "one row in an array": np.array(5),
     "slice": slice(3, 5000),
     "column": "a",
     "columns": ["b", "a"],

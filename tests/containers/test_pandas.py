@@ -147,7 +147,7 @@ def test_byte_order_of_indices_does_not_matter() -> None:
     # Rows that are mapped, and labels that pandas selects.
     for labels in (None, list("xy") * 500, pd.date_range("2000", periods=1000)):
         plain = pd.DataFrame(np.ones((1000, 200)), index=labels)
-        rows = np.r_[0:400, 500:1000].astype(">i4")
+        rows = np.r_[0:400, 500:1000].astype(">i8")
         assert_same(share(plain).take(rows), plain.take(rows))
 
 
