@@ -16,7 +16,6 @@ the tasks that scikit-learn makes.
 from __future__ import annotations
 
 import inspect
-import mmap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap._compat import is_fitting_task, is_handing_scorer
-from skl_mmap.memory import Conversion, Runs, find_runs
+from skl_mmap.memory import MAX_RUNS, Conversion, Runs, find_runs
 from skl_mmap.monitor import note
+from skl_mmap.orders import rows_of_pages
 
 # What they do with X is what scikit-learn's own tasks do: select rows, and hand them to
 # the estimator or to a scorer.
@@ -37,8 +37,6 @@ _OWN_TASKS = frozenset(
 )
 # Those of them that select rows, so that folds have C order whatever X has.
 _TRAIN = "train"
-# More pieces than this are not mapped.
-_MAX_RUNS = 4096
 _KINDS = "fiu"
 
 
@@ -135,21 +133,15 @@ def find_saved_conversion(item: Any, min_bytes: int) -> str:
     Empty where nobody knows without a probe, or where the estimator would convert its
     train set nevertheless.
     """
-    from skl_mmap.copies._known_layouts import find_layout
-
     arguments = _bind(*item)
     if arguments is None or not _is_convertible(arguments.get("X"), min_bytes):
         return ""
-    X = arguments["X"]
-    selects_rows = arguments.get(_TRAIN) is not None
-    order = "C" if selects_rows else Conversion().order_of(X)
-    estimator = _estimator_of(arguments)
-    layout, _ = find_layout(estimator, X, None, order=order, probes=False)
+    layout, _ = _find_layout(arguments, probes=False)
     if layout is None:
         return ""
-    if selects_rows and layout.order == "F":
+    if arguments.get(_TRAIN) is not None and layout.order == "F":
         itemsize = np.dtype(layout.dtype).itemsize
-        if _find_columns(arguments, X.shape, itemsize)[0]:
+        if _find_columns(arguments, arguments["X"].shape, itemsize)[0]:
             return ""
     return f"{layout.dtype} {layout.order}"
 
@@ -157,7 +149,7 @@ def find_saved_conversion(item: Any, min_bytes: int) -> str:
 def _runs_of(train: Any, n_rows: int) -> Runs | None:
     train = np.asarray(train)
     is_index = train.ndim == 1 and train.size and train.dtype.kind in "iub"
-    return find_runs(train, n_rows, max_runs=_MAX_RUNS) if is_index else None
+    return find_runs(train, n_rows, max_runs=MAX_RUNS) if is_index else None
 
 
 def why_not_by_column(
@@ -175,8 +167,8 @@ def why_not_by_column(
     >>> why_not_by_column((5120, 10), 8, np.array([[0, 1000], [2048, 5120]]))
     'their runs of rows do not begin and end at multiples of 512'
     """
-    unit = mmap.PAGESIZE // itemsize
-    if runs is None or len(runs) * shape[1] > _MAX_RUNS:
+    unit = rows_of_pages(itemsize)
+    if runs is None or len(runs) * shape[1] > MAX_RUNS:
         return "their rows are not in long runs"
     if shape[0] % unit:
         return f"the number of rows, {shape[0]}, is not a multiple of {unit}"
@@ -219,21 +211,32 @@ def _is_convertible(X: Any, min_bytes: int) -> bool:
     )
 
 
-def _choose_conversion(arguments: dict[str, Any]) -> Conversion | None:
-    from skl_mmap.copies._known_layouts import find_layout
-
-    X = arguments["X"]
-    estimator = _estimator_of(arguments)
+def _given_order(arguments: dict[str, Any]) -> str:
+    """Return the order in which the estimator gets X, or rows of it."""
     # numpy selects rows into C order, and has to copy them from any other.
     selects_rows = arguments.get(_TRAIN) is not None
-    order = "C" if selects_rows else Conversion().order_of(X)
-    layout, reason = None, "its parameters cannot be set"
-    if estimator is not None:
-        layout, reason = find_layout(estimator, X, arguments.get("y"), order=order)
+    return "C" if selects_rows else Conversion().order_of(arguments["X"])
+
+
+def _find_layout(arguments: dict[str, Any], *, probes: bool = True) -> tuple[Any, str]:
+    """Return the layout that the estimator of a task wants, or None, and why."""
+    from skl_mmap.copies._known_layouts import find_layout
+
+    estimator = _estimator_of(arguments)
+    if estimator is None:
+        return None, "its parameters cannot be set"
+    X, y, order = arguments["X"], arguments.get("y"), _given_order(arguments)
+    return find_layout(estimator, X, y, order=order, probes=probes)
+
+
+def _choose_conversion(arguments: dict[str, Any]) -> Conversion | None:
+    layout, reason = _find_layout(arguments)
     name = type(arguments["estimator"]).__name__
     if layout is None:
         note(f"{name} was given X as it is: {reason}")
-        return Conversion(order=order, is_optional=True) if selects_rows else None
+        if arguments.get(_TRAIN) is None:
+            return None
+        return Conversion(order=_given_order(arguments), is_optional=True)
     note(f"{name} was given X as {layout.dtype} {layout.order}: {reason}")
     return Conversion(np.dtype(layout.dtype), layout.order, is_optional=True)
 
