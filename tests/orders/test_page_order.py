@@ -173,3 +173,20 @@ def test_the_longest_run_is_placed_from_its_first_row_on() -> None:
         ordered = page_order(train, row_bytes=8)
         n_whole = (20_000 - start) // 512 * 512
         np.testing.assert_array_equal(ordered[:n_whole], start + np.arange(n_whole))
+
+
+def test_runs_of_one_length_keep_their_order() -> None:
+    starts = 1536 * np.arange(60)
+    lengths = np.random.default_rng(0).choice([1050, 1100, 1200], 60)
+    parts = [np.arange(*pair) for pair in zip(starts, starts + lengths, strict=True)]
+    runs = ordered_runs(np.concatenate(parts), RowSize(8, 8))
+    assert runs is not None
+    expected = starts[np.lexsort((starts, -lengths))]
+    np.testing.assert_array_equal(runs[: len(starts), 0], expected)
+
+
+def test_a_run_that_is_left_over_stays_in_one_piece() -> None:
+    train = np.r_[0:2048, 3000:3100, 5120:7168]
+    runs = ordered_runs(train, RowSize(8, 8))
+    assert runs is not None
+    assert runs.tolist() == [[0, 2048], [5120, 7168], [3000, 3100]]
