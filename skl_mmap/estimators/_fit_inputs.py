@@ -8,13 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from skl_mmap.containers import container_of
 from skl_mmap.files import find_format, load, load_column, open_table
 from skl_mmap.memory import Placement
-
-__all__ = ["count_bytes", "read_arguments"]
 
 # The arguments with one value for each sample.
 _VECTORS = ("y", "sample_weight")
@@ -27,27 +24,11 @@ def read_arguments(
     kwargs: Mapping[str, Any],
     store: Any,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Load the arguments that are files.
+    """Load the arguments of an estimator's method that are files.
 
-    Parameters
-    ----------
-    method : callable
-        A method of an estimator; it says what its arguments are called.
-    args : sequence
-        Its positional arguments: X, y and so on.
-    kwargs : mapping
-        Its keyword arguments.
-    store : {"auto", "memory", "disk"} or path-like
-        Where tables that are read live.
-
-    Returns
-    -------
-    args : tuple
-        X as it was, or loaded: from a path, or from a tuple of a path and columns.
-        ``y`` and ``sample_weight`` likewise, but as vectors, from a path or a tuple
-        of a path and a column. All others as they were.
-    kwargs : dict
-        The same for keyword arguments.
+    X becomes a matrix, from a path or a tuple of a path and columns; ``y`` and
+    ``sample_weight`` become vectors, from a path or a tuple of a path and a column. All
+    others stay as they are. `store` is where tables that are read live.
     """
     if not any(map(_split_source, (*args, *kwargs.values()))):
         return tuple(args), dict(kwargs)
@@ -59,9 +40,14 @@ def read_arguments(
 
 
 def _read(name: str, value: Any, store: Any) -> Any:
-    if name == "X":
-        return _read_matrix(value, store)
-    return _read_vector(value, store) if name in _VECTORS else value
+    source = _split_source(value) if name in ("X", *_VECTORS) else None
+    if source is None:
+        return value
+    path, columns = source
+    if name in _VECTORS:
+        return _read_vector(path, columns, store)
+    columns = [columns] if isinstance(columns, str) else columns
+    return load(path, columns=columns, store=store)
 
 
 def _split_source(value: Any) -> tuple[str, Any] | None:
@@ -75,21 +61,7 @@ def _split_source(value: Any) -> tuple[str, Any] | None:
     return None
 
 
-def _read_matrix(value: Any, store: Any) -> Any:
-    source = _split_source(value)
-    if source is None:
-        return value
-    path, columns = source
-    if isinstance(columns, str):
-        columns = [columns]
-    return load(path, columns=columns, store=store)
-
-
-def _read_vector(value: Any, store: Any) -> Any:
-    source = _split_source(value)
-    if source is None:
-        return value
-    path, columns = source
+def _read_vector(path: str, columns: Any, store: Any) -> Any:
     format_ = find_format(path)
     if columns is None and format_.is_table:
         with open_table(path, format_) as table:
@@ -97,13 +69,9 @@ def _read_vector(value: Any, store: Any) -> Any:
                 columns = table.names[0]
     if isinstance(columns, str) and format_.is_table:
         return load_column(path, format_, columns, Placement.from_parameter(store))
-    if isinstance(columns, str | int):
-        columns = [columns]
-    return _as_vector(load(path, columns=columns, as_frame=False, store=store))
-
-
-def _as_vector(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Take the only column; more of them are several outputs."""
+    columns = [columns] if isinstance(columns, str | int) else columns
+    values = load(path, columns=columns, as_frame=False, store=store)
+    # Several columns are several outputs.
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 

@@ -1,12 +1,30 @@
-"""Memmapped: an estimator around another one, for inputs that should not be copied."""
+"""Memmapped: an estimator around another one, for inputs that should not be copied.
+
+Its attributes are those of the estimator inside it::
+
+    outer.predict ------> outer.__getattr__("predict") ---> looks like inner.predict,
+                                                            signature included
+    outer.predict(X) ---> outer._run_method("predict", X)
+
+Only what has to be treated in another way is listed here: the outer estimator has what
+the inner one has, and nothing else. Other libraries ask for methods by ``hasattr`` and
+for parameters by ``inspect.signature``; both get the inner answer.
+"""
 
 from __future__ import annotations
 
 import copy
+import functools
 import os
+import sys
+import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from joblib import parallel_config
+from joblib.parallel import get_active_backend
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import get_tags
@@ -14,28 +32,37 @@ from sklearn.utils.validation import check_is_fitted
 
 from skl_mmap._units import parse_bytes
 from skl_mmap.backend import MmapBackend
-from skl_mmap.estimators._delegation import (
-    FITTING_METHODS,
-    FitMethod,
-    bound_method,
-    is_configuring,
-)
 from skl_mmap.estimators._fit_inputs import count_bytes, read_arguments
-from skl_mmap.estimators._running import (
-    act_on,
-    check_check,
-    is_nested,
-    measured,
-    under_backend,
-)
 from skl_mmap.estimators._stacking import fit_stacking, is_stacking
+from skl_mmap.exceptions import CopyError, CopyWarning, InvalidParameterError
 from skl_mmap.memory import Placement
 from skl_mmap.monitor import note
+from skl_mmap.report import MemoryReport, measure
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Memmapped"]
+# These make a new fitted estimator; all others use the one that is there.
+_FITTING_METHODS = frozenset({"fit", "fit_predict", "fit_transform", "partial_fit"})
+_CHECKS = ("report", "warn", "error", "off")
+# A fit that is worth sharing takes seconds; half of the default's overhead is enough.
+_INTERVAL_SECONDS = 0.02
+# Between the user's line and this module, where an estimator is part of another one.
+_NOT_THE_USER = {"skl_mmap", "sklearn", "joblib", "contextlib", "functools"}
+
+
+class _FitMethod:
+    """The method ``fit``, with the signature that it has in the inner estimator."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        functools.update_wrapper(self, function)
+
+    def __get__(self, outer: Any, owner: type) -> Any:
+        return self if outer is None else outer._bound_method(outer.estimator, "fit")
+
+    def __call__(self, outer: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._function(outer, *args, **kwargs)
 
 
 class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
@@ -144,7 +171,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         self.min_bytes = min_bytes
         self.check = check
 
-    @FitMethod
+    @_FitMethod
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Fit a clone of the estimator.
 
@@ -212,20 +239,26 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
                 f"{type(self).__name__!r} object has no attribute {name!r}"
             )
         inner = own.get("estimator_", self.estimator)
-        if name in FITTING_METHODS:
+        if name in _FITTING_METHODS:
             inner = self.estimator
         value = getattr(inner, name)
         # scikit-learn's ``set_fit_request`` and its like are functions, not methods.
-        is_method = getattr(value, "__self__", None) is inner or is_configuring(name)
-        return bound_method(self, inner, name) if is_method else value
+        is_method = getattr(value, "__self__", None) is inner or _is_configuring(name)
+        return self._bound_method(inner, name) if is_method else value
+
+    def _bound_method(self, inner: Any, name: str) -> Any:
+        """Return the method that stands for one of the inner estimator."""
+        # A partial object and not a closure, so that it can be pickled.
+        bound = functools.partial(self._run_method, name)
+        return functools.update_wrapper(bound, getattr(inner, name))
 
     def _run_method(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        if is_configuring(name):
+        if _is_configuring(name):
             for inner in (self.estimator, vars(self).get("estimator_")):
                 if inner is not None:
                     getattr(inner, name)(*args, **kwargs)
             return self
-        if name in FITTING_METHODS:
+        if name in _FITTING_METHODS:
             return self._fit(name, args, kwargs)
         estimator = self._find_fitted(name)
         method = getattr(estimator, name)
@@ -235,25 +268,25 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         return self if result is estimator else result
 
     def _fit(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        check_check(self.check)
+        _check_check(self.check)
         estimator = self._make_estimator(name)
         method = getattr(estimator, name)
         args, kwargs = read_arguments(method, args, kwargs, self.store)
+        is_small = self._is_small(args, kwargs)
+        watch: AbstractContextManager[Any] = nullcontext()
+        if not is_small and self.check != "off" and not _is_nested():
+            watch = measure(interval_seconds=_INTERVAL_SECONDS)
         report = None
-        if self._is_small(args, kwargs):
-            with self._backend(is_small=True):
+        with self._backend(is_small), watch as measurement:
+            if is_small:
                 result = method(*args, **kwargs)
-        else:
-            with (
-                self._backend(is_small=False),
-                measured(self.check) as measurement,
-            ):
+            else:
                 result = self._fit_large(estimator, name, args, kwargs)
-            if measurement is not None:
-                title = f"{type(self).__name__}({type(estimator).__name__})"
-                input_bytes = count_bytes(_data_of(args, kwargs))
-                report = measurement.report(title, input_bytes=input_bytes)
-                act_on(report, self.check)
+        if measurement is not None:
+            title = f"{type(self).__name__}({type(estimator).__name__})"
+            input_bytes = count_bytes(_data_of(args, kwargs))
+            report = measurement.report(title, input_bytes=input_bytes)
+            _act_on(report, self.check)
         self.estimator_ = estimator
         self.report_ = report
         return self if result is estimator else result
@@ -268,7 +301,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             is_complete
             and name in ("fit", "fit_transform")
             and is_stacking(estimator)
-            and not is_nested()
+            and not _is_nested()
         ):
             placement = Placement.from_parameter(self.store)
             X, y = params.pop("X"), params.pop("y")
@@ -306,14 +339,14 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             )
 
     def _is_small(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether sharing the data would cost more than it saves."""
+        """Tell if sharing the data would cost more than it saves."""
         if self.min_bytes is None:
             return True
         n_bytes = count_bytes(_data_of(args, kwargs))
         least = parse_bytes(self.min_bytes, name="min_bytes")
         return n_bytes is not None and n_bytes < least
 
-    def _backend(self, is_small: bool) -> AbstractContextManager[None]:
+    def _backend(self, is_small: bool) -> AbstractContextManager[Any]:
         """Return what sets the backend; nothing if X is small, and no jobs wanted."""
         backend = MmapBackend(
             row_order=self.row_order,
@@ -323,10 +356,57 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             min_bytes=self.min_bytes,
         )
         backend.owner = type(self).__name__
-        if is_small and self.n_jobs is None:
+        config: dict[str, Any] = {} if self.n_jobs is None else {"n_jobs": self.n_jobs}
+        if is_small and not config:
             return nullcontext()
-        return under_backend(backend, self.n_jobs)
+        # In a task of another parallel call, joblib's choice for nested calls stays:
+        # processes that start processes would be more than there are cores.
+        if not _is_nested():
+            config["backend"] = backend
+        return parallel_config(**config) if config else nullcontext()
 
 
 def _data_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else kwargs.get("X")
+
+
+def _is_configuring(name: str) -> bool:
+    """Tell if a method only says how later calls work, and returns its estimator."""
+    return name.startswith("set_")  # set_output, set_fit_request
+
+
+def _is_nested() -> bool:
+    """Tell if this is a task of some other parallel call already."""
+    backend, _ = get_active_backend()
+    return bool(backend.nesting_level)
+
+
+def _check_check(check: object) -> None:
+    """Raise an `InvalidParameterError` if this is no value of ``check``."""
+    if not isinstance(check, str) or check not in _CHECKS:
+        raise InvalidParameterError(
+            f"check={check!r} does not say what to do about copies. Pass one of "
+            f"{', '.join(map(repr, _CHECKS))}."
+        )
+
+
+def _act_on(report: MemoryReport, check: str) -> None:
+    """Warn of large copies, or raise a `CopyError`, if that was asked for."""
+    if check not in ("warn", "error") or not report.large_copies:
+        return
+    text = f"{report.title}: {' '.join(report.large_copies)}"
+    if check == "error":
+        raise CopyError(f"{text} With check='report', this would be no error.")
+    warnings.warn(text, CopyWarning, stacklevel=_find_user_frame())
+
+
+def _find_user_frame() -> int:
+    """Return the stack level, for the caller, of the line that the user wrote."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in _NOT_THE_USER:
+            return level
+        frame, level = frame.f_back, level + 1
+    return 1

@@ -36,11 +36,15 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from skl_mmap._compat import stacking_functions
 from skl_mmap.backend import label_fold
-from skl_mmap.estimators._splits import Splits
-from skl_mmap.estimators._stacking_tasks import fit_on_all, predict_fold
-from skl_mmap.memory import Placement, ResultBuffer, WrittenArray
-
-__all__ = ["fit_stacking", "is_stacking"]
+from skl_mmap.memory import (
+    Placement,
+    ResultBuffer,
+    ResultSlot,
+    Runs,
+    WrittenArray,
+    index_of_runs,
+    index_runs,
+)
 
 _DROPPED = "drop"
 _WEIGHTS = "sample_weight"
@@ -48,34 +52,21 @@ _WEIGHTS = "sample_weight"
 _METHODS = ("predict_proba", "decision_function", "predict")
 _NUMBER_BYTES = 8
 
+_Index = npt.NDArray[Any]
+
 
 def is_stacking(estimator: Any) -> bool:
-    """Whether an estimator is one of scikit-learn's two stacking ensembles."""
+    """Tell if an estimator is one of scikit-learn's two stacking ensembles."""
     return type(estimator) in (StackingClassifier, StackingRegressor)
 
 
 def fit_stacking(
     stacking: Any, X: Any, y: Any, fit_params: dict[str, Any], placement: Placement
 ) -> str | None:
-    """Fit a stacking ensemble as one flat list of tasks.
+    """Fit a stacking ensemble as its own `fit` would do it, but as one list of tasks.
 
-    Parameters
-    ----------
-    stacking : StackingClassifier or StackingRegressor
-        Not fitted; it is afterwards, as its own `fit` would have done it.
-    X : array-like of shape (n_samples, n_features)
-        The data.
-    y : array-like of shape (n_samples,)
-        The target.
-    fit_params : dict
-        What is passed to `fit` beside X and y.
-    placement : Placement
-        Where the predictions of the folds live.
-
-    Returns
-    -------
-    str or None
-        None if that was done; otherwise why not: then scikit-learn has to do it.
+    `fit_params` are passed to `fit` beside X and y; `placement` is where the
+    predictions of the folds live. Returns None, or why scikit-learn has to do it.
     """
     refusal = _find_refusal(stacking, y)
     if refusal is not None:
@@ -84,10 +75,10 @@ def fit_stacking(
         # It can be gone through once, and may be needed again after a refusal.
         stacking.cv = list(stacking.cv)
     estimators, cv, method = stacking.estimators, stacking.cv, stacking.stack_method
-    plan = _Plan(stacking, y, fit_params, placement)
+    fits = _BaseFits(stacking, y, fit_params, placement)
     try:
         stand_ins = [
-            (name, est if est == _DROPPED else _StandIn(name, est, method, plan))
+            (name, est if est == _DROPPED else _StandIn(name, est, method, fits))
             for name, est in estimators
         ]
         stacking.estimators, stacking.cv = stand_ins, "prefit"
@@ -96,7 +87,7 @@ def fit_stacking(
         return str(error)
     finally:
         stacking.estimators, stacking.cv = estimators, cv
-    _put_estimators(stacking, plan.fitted)
+    _put_estimators(stacking, fits.fitted)
     return None
 
 
@@ -129,7 +120,7 @@ def _find_refusal(stacking: Any, y: Any) -> str | None:
 
 
 def _makes_folds(cv: Any) -> bool:
-    """Whether this is a parameter that scikit-learn accepts, but for ``"prefit"``."""
+    """Tell if scikit-learn accepts this parameter; ``"prefit"`` does not count."""
     if isinstance(cv, Integral):
         return int(cv) >= 2
     if isinstance(cv, str):
@@ -157,30 +148,18 @@ class _RefusalError(Exception):
 
 
 class _StandIn:
-    """A base estimator whose predictions are those of the folds.
-
-    Parameters
-    ----------
-    name : str
-        Of the estimator.
-    estimator : estimator
-        Not fitted.
-    stack_method : str
-        The ensemble's parameter.
-    plan : _Plan
-        What has the predictions; it makes them when the first ones are asked for.
-    """
+    """A base estimator for scikit-learn, whose predictions are those of the folds."""
 
     def __init__(
-        self, name: str, estimator: Any, stack_method: str, plan: _Plan
+        self, name: str, estimator: Any, stack_method: str, fits: _BaseFits
     ) -> None:
         self._estimator = estimator
         methods = _METHODS if stack_method == "auto" else (stack_method,)
         method = next((m for m in methods if hasattr(estimator, m)), None)
         if method is None:
             return  # scikit-learn's error says that the estimator has none of them
-        place = plan.add(name, estimator, method)
-        predict: Any = functools.partial(plan.predict, place)
+        place = fits.add(name, estimator, method)
+        predict: Any = functools.partial(fits.predict, place)
         predict.__name__ = method
         setattr(self, method, predict)
 
@@ -202,14 +181,8 @@ class _Member(NamedTuple):
     method: str
 
 
-class _Plan:
-    """All fits of an ensemble but the last, and what came of them.
-
-    Attributes
-    ----------
-    fitted : list of estimator
-        The base estimators, fitted on all rows.
-    """
+class _BaseFits:
+    """All fits of an ensemble but the last; they run when a prediction is asked for."""
 
     def __init__(
         self, stacking: Any, y: Any, fit_params: dict[str, Any], placement: Placement
@@ -224,7 +197,7 @@ class _Plan:
         self._placement = placement
         self._members: list[_Member] = []
         self._predictions: list[Any] | None = None
-        self.fitted: list[Any] = []
+        self.fitted: list[Any] = []  # base estimators, fitted on all rows
 
     def add(self, name: str, estimator: Any, method: str) -> int:
         """Add a base estimator, and return its number."""
@@ -269,20 +242,20 @@ class _Plan:
             return np.asarray(y)
         return np.asarray(LabelEncoder().fit(self._stacking.classes_).transform(y))
 
-    def _split(self, X: Any, y: npt.NDArray[Any]) -> Splits:
+    def _split(self, X: Any, y: npt.NDArray[Any]) -> _Splits:
         cv = check_cv(self._cv, y, classifier=self._has_classes)
         if hasattr(cv, "random_state") and cv.random_state is None:
             cv.random_state = np.random.RandomState()
         X, y = indexable(X, y)
         # A copy, as scikit-learn makes one for each estimator: a random state that
         # the user has given is not used up.
-        splits = Splits(deepcopy(cv).split(X, y), len(y))
+        splits = _Splits(deepcopy(cv).split(X, y), len(y))
         if not splits.is_partition:
             raise _RefusalError("its test sets are no partition of the rows")
         return splits
 
     def _tasks(
-        self, X: Any, y: npt.NDArray[Any], splits: Splits, buffer: ResultBuffer
+        self, X: Any, y: npt.NDArray[Any], splits: _Splits, buffer: ResultBuffer
     ) -> Iterator[Any]:
         """Yield all fits: the long ones first, so that none of them is the last."""
         for member in self._members:
@@ -305,7 +278,7 @@ class _Plan:
                 place += slot.n_bytes
 
 
-def _join(parts: list[Any], splits: Splits, buffer: ResultBuffer) -> Any:
+def _join(parts: list[Any], splits: _Splits, buffer: ResultBuffer) -> Any:
     """Put the predictions of the folds into the order of the rows."""
     is_written = all(isinstance(part, WrittenArray) for part in parts)
     if is_written and splits.inverse is None:
@@ -320,3 +293,97 @@ def _join(parts: list[Any], splits: Splits, buffer: ResultBuffer) -> Any:
     else:
         together = np.concatenate(arrays)
     return together if splits.inverse is None else together[splits.inverse]
+
+
+class _Splits:
+    """Train and test sets as runs: index arrays are as large as columns of X."""
+
+    def __init__(self, splits: Iterable[tuple[Any, Any]], n_samples: int) -> None:
+        self._splits: list[tuple[Runs | _Index, Runs | _Index]] = []
+        self.n_tests: list[int] = []  # rows of each test set
+        is_in_order = True
+        for train, test in splits:
+            train, test = np.asarray(train), np.asarray(test)
+            is_in_order &= _is_run(test, start=sum(self.n_tests))
+            self._splits.append((_compact(train), _compact(test)))
+            self.n_tests.append(len(test))
+        # Where each row is in the test sets laid behind each other; None if they are in
+        # the order of the rows.
+        self.inverse: npt.NDArray[np.intp] | None = None
+        self.is_partition = sum(self.n_tests) == n_samples
+        if self.is_partition and not is_in_order:
+            self._invert(n_samples)
+
+    def _invert(self, n_samples: int) -> None:
+        inverse = np.full(n_samples, -1, dtype=np.intp)
+        place = 0
+        for _, test in self:
+            inverse[test] = np.arange(place, place + len(test))
+            place += len(test)
+        self.is_partition = int(inverse.min()) >= 0
+        self.inverse = inverse
+
+    def __iter__(self) -> Iterator[tuple[_Index, _Index]]:
+        for train, test in self._splits:
+            yield _expand(train), _expand(test)
+
+    def __len__(self) -> int:
+        return len(self._splits)
+
+
+def _is_run(index: _Index, start: int) -> bool:
+    n_rows = len(index)
+    if n_rows and (int(index[0]) != start or int(index[-1]) != start + n_rows - 1):
+        return False
+    return bool(np.all(index[1:] == index[:-1] + 1))
+
+
+def _compact(index: _Index) -> Runs | _Index:
+    runs = index_runs(index, min_bytes=1)
+    return index if runs is None else runs
+
+
+def _expand(kept: Runs | _Index) -> _Index:
+    return index_of_runs(kept) if kept.ndim == 2 else kept
+
+
+def _scikit_learns_functions() -> Any:
+    # Those that its own tasks call, so that every detail is the same. That they are
+    # there was checked before the task was made.
+    functions = stacking_functions()
+    assert functions is not None
+    return functions
+
+
+# Workers run the next two. The backend and _compat know them by name.
+def fit_on_all(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    fit_params: Any,
+    label: str,  # noqa: ARG001 - read by the backend, for the report
+) -> Any:
+    """Fit an estimator on all rows, and return it."""
+    fit, _ = _scikit_learns_functions()
+    return fit(estimator, X, y, fit_params)
+
+
+def predict_fold(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    train: Any,
+    test: Any,
+    fit_params: Any,
+    method: str,
+    slot: ResultSlot,
+    label: str,  # noqa: ARG001 - read by the backend, for the report
+) -> Any:
+    """Fit on a train set, write the predictions of its test set, and say where.
+
+    Predictions that do not fit into their slot are returned themselves.
+    """
+    _, fit_and_predict = _scikit_learns_functions()
+    predictions = fit_and_predict(estimator, X, y, train, test, fit_params, method)
+    written = slot.write(predictions)
+    return predictions if written is None else written
