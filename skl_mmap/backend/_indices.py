@@ -95,8 +95,8 @@ def compact_item(item: Any, options: Options) -> Any:
         return function, args, kwargs
     if options.layouts == "auto":
         function, args, kwargs = with_columns((function, args, kwargs))
-    n_rows = _n_rows((*args, *kwargs.values()))
-    compact = functools.partial(_compact_value, n_rows=n_rows, options=options)
+    values = (*args, *kwargs.values())
+    compact = functools.partial(_compact_value, values=values, options=options)
     return (
         function,
         tuple(compact(value) for value in args),
@@ -116,13 +116,13 @@ def size_of(value: Any) -> RowSize | None:
     return None if container is None else container.row_size(value)
 
 
-def _compact_value(value: Any, *, n_rows: int, options: Options) -> Any:
+def _compact_value(value: Any, *, values: tuple[Any, ...], options: Options) -> Any:
     if type(value) is not np.ndarray:
         return value
     runs = index_runs(value, min_bytes=max(options.min_index_bytes, 1))
     if runs is None:
         return value
-    return RowIndex(runs, max(n_rows, int(runs[:, 1].max())))
+    return RowIndex(runs, max(_n_rows(values), int(runs[:, 1].max())))
 
 
 def _in_any_order(
