@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import skl_mmap
-from skl_mmap.monitor._group import find_group
+from skl_mmap._linux.proc import find_group
 
 MIB = 1 << 20
 

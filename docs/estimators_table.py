@@ -38,18 +38,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import all_estimators, get_tags
 
+from skl_mmap.copies import CopySite, Layout, Prober, Suggestion
 from skl_mmap.copies._job import Answer
 from skl_mmap.copies._known_layouts import find_conversion, list_results
 from skl_mmap.copies._numpy_memory import shorten
-from skl_mmap.copies._prober import Prober
 from skl_mmap.copies._remedies import find_suggestions
-from skl_mmap.copies._results import (
-    CopySite,
-    Layout,
-    Suggestion,
-    all_layouts,
-    layout_of,
-)
+from skl_mmap.copies._results import all_layouts, layout_of
 from skl_mmap.exceptions import FileFormatError
 
 # Shapes of about 10 MB. What takes O(n_samples ** 2) gets many features instead, what

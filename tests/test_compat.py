@@ -29,7 +29,7 @@ from sklearn.tree import DecisionTreeRegressor
 import skl_mmap
 from skl_mmap import _compat
 from skl_mmap.containers import container_of
-from skl_mmap.copies._numpy_memory import is_hookable
+from skl_mmap.copies import is_hookable
 from skl_mmap.exceptions import FallbackWarning
 from tests.backend.common import use_mmap
 

@@ -30,7 +30,7 @@ from sklearn.model_selection import (
 from sklearn.neighbors import KNeighborsRegressor
 
 import skl_mmap
-from skl_mmap.cli._main import make_parser
+from skl_mmap.cli import make_parser
 
 pytest.importorskip("pandas", minversion="2.1")
 pa = pytest.importorskip("pyarrow")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import skl_mmap
 
 ROOT = Path(skl_mmap.__file__).parent
+TESTS = Path(__file__).parent
 
 
 def parse_files() -> Iterator[tuple[str, ast.Module]]:
@@ -152,3 +154,87 @@ def test_private_names_of_others_stand_in_one_place() -> None:
         if what not in PRIVATE_BUT_KEPT
     ]
     assert found == []
+
+
+# Tests speak to the public names, or to what a room hands to other rooms. These modules
+# are the exceptions, for tests in the folder of the same room.
+TESTED_PARTS = {
+    "the room hands out one function, the program, of which these are the parts": {
+        "cli": "bench check child command console demo info main run script work",
+    },
+    "the room hands out sums, and tests look at what is added up": {
+        "monitor": "group measure process sampler tree",
+        "copies": "contents job measuring prober remedies results server verdict",
+        "preview": "rehearsal",
+        "report": "findings picture",
+    },
+    "there is a table or a language in it, and tests go through its cases": {
+        "backend": "observation",
+        "copies": "known_layouts",
+        "estimators": "fit_inputs",
+        "containers": "pandas polars",
+    },
+    "a worker is asked again after an error, which no call of joblib does": {
+        "backend": "pool task",
+    },
+    "sizes are made small, or the kernel is made to refuse": {
+        "memory": "adoption conversion filling mapping plan runs segment store",
+        "files": "columns csv load npy typed",
+        "orders": "page_order",
+    },
+}
+# What tests of other rooms replace.
+REPLACED_ELSEWHERE = {
+    ("backend/common.py", "copies._known_layouts"): "tests have tables of their own",
+    ("estimators/test_copies.py", "monitor._sampler_process"): "it is made to die",
+    ("files/test_load.py", "containers._pandas"): "it fails, as if pandas were broken",
+    ("memory/test_reading.py", "files._npy"): "it is watched while it reads",
+    ("orders/test_arrange.py", "containers._numpy"): "chunks are made small",
+    ("orders/test_arrange_tables.py", "containers._pandas"): "chunks are made small",
+    ("orders/test_arrange_tables.py", "containers._sparse"): "chunks are made small",
+}
+
+
+def private_modules(tree: ast.Module) -> set[str]:
+    """Return the private modules of rooms that a test imports or names."""
+    names = set(texts(tree))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+    modules = (re.findall(r"\bskl_mmap\.(\w+\._\w+)", name) for name in names)
+    return set().union(*modules)
+
+
+def test_tests_speak_to_what_a_room_hands_out() -> None:
+    parts = {
+        f"{room}._{name}"
+        for rooms in TESTED_PARTS.values()
+        for room, names in rooms.items()
+        for name in names.split()
+    }
+    used = {
+        (path.relative_to(TESTS).as_posix(), module)
+        for path in TESTS.rglob("*.py")
+        if path != Path(__file__)
+        for module in private_modules(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    own = {pair for pair in used if pair[0].split("/")[0] == pair[1].split(".")[0]}
+    assert used - own == REPLACED_ELSEWHERE.keys()
+    assert {module for _, module in own} == parts
+
+
+def test_rooms_speak_to_what_other_rooms_hand_out() -> None:
+    found = {
+        (name, module)
+        for name, tree in parse_files()
+        for module in private_modules(tree)
+        if name.split("/")[0] != module.split(".")[0]
+    }
+    assert found == {
+        # Its import is that of pandas, which not everybody has.
+        ("files/_load.py", "containers._pandas"),
+        # Tasks are known by the names of their functions, as those of scikit-learn.
+        ("backend/_layouts.py", "estimators._stacking"),
+    }

@@ -220,7 +220,7 @@ def _given_order(arguments: dict[str, Any]) -> str:
 
 def _find_layout(arguments: dict[str, Any], *, probes: bool = True) -> tuple[Any, str]:
     """Return the layout that the estimator of a task wants, or None, and why."""
-    from skl_mmap.copies._known_layouts import find_layout
+    from skl_mmap.copies import find_layout
 
     estimator = _estimator_of(arguments)
     if estimator is None:

@@ -11,8 +11,7 @@ from typing import Any
 
 from skl_mmap._compat import tasks_of
 from skl_mmap.memory import counters, trim_heap
-from skl_mmap.monitor import OwnMemory, own_memory
-from skl_mmap.monitor._records import TaskRecord
+from skl_mmap.monitor import OwnMemory, TaskRecord, own_memory
 
 # Private memory that earlier batches may have left in the heap. What a batch takes from
 # there would not be seen, since memory does not grow. Giving it back takes up to 10 ms.
@@ -163,7 +162,7 @@ class CopySites:
     """
 
     def __init__(self) -> None:
-        from skl_mmap.copies._numpy_memory import NumpyHook
+        from skl_mmap.copies import NumpyHook
 
         self.largest: dict[str, int] = {}
         self._hook: Any = NumpyHook(self._notice, _MIN_BYTES)
@@ -177,7 +176,7 @@ class CopySites:
     def _notice(
         self, address: int, n_bytes: int, old: int, frame: FrameType | None
     ) -> None:
-        from skl_mmap.copies._numpy_memory import find_site, read_stack
+        from skl_mmap.copies import find_site, read_stack
 
         stack = read_stack(frame, "")
         # Rows that could not be mapped were selected on behalf of somebody else.

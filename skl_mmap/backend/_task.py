@@ -23,7 +23,7 @@ from skl_mmap.backend._observation import Observation
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._pickling import SharingError, dump_result, dump_task, load
 from skl_mmap.memory import Segment, Store, live_mappings, trim_heap
-from skl_mmap.monitor._records import (
+from skl_mmap.monitor import (
     TaskRecord,
     is_measuring,
     publish,

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from skl_mmap import __version__
-from skl_mmap._linux.proc import available_memory_bytes
+from skl_mmap._linux import proc
 from skl_mmap._units import format_bytes
 from skl_mmap.cli._child import run_child
 from skl_mmap.cli._command import CheckFailedError, CommandError, ExitCode, Parser
@@ -296,7 +296,7 @@ def check_room(
 ) -> None:
     """Refuse to start what would end in the kernel's out-of-memory killer."""
     n_workers = min(arguments.n_jobs, arguments.n_splits)
-    available = available_memory_bytes()
+    available = proc.available_memory_bytes()
     needs = {
         peer.name: int(data_bytes * (fixed + per_worker * n_workers))
         for peer in peers

@@ -29,7 +29,7 @@ from skl_mmap._child import (
     function_command,
 )
 from skl_mmap.cli._command import CommandError
-from skl_mmap.monitor._sampler_process import find_joblib_places
+from skl_mmap.monitor import find_joblib_places
 
 # How long a child may take to end its workers and delete its files when interrupted.
 _GRACE_SECONDS = 5.0

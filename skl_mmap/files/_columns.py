@@ -21,8 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap.exceptions import FileFormatError, InvalidParameterError
-from skl_mmap.memory import Placement, Segment, SegmentWriter, Settings, map_array
-from skl_mmap.memory._segment import new_segment
+from skl_mmap.memory import (
+    Placement,
+    Segment,
+    SegmentWriter,
+    Settings,
+    map_array,
+    new_segment,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -22,9 +22,9 @@ from skl_mmap.memory import (
     SharedArray,
     can_remap,
     map_array,
+    open_file_segment,
+    reading_in_order,
 )
-from skl_mmap.memory._segment import open_file_segment
-from skl_mmap.memory._user_files import reading_in_order
 
 _CHUNK_BYTES = 8 << 20
 _MAX_HEADER_BYTES = 1 << 20

@@ -47,7 +47,13 @@ from skl_mmap.memory._runs import (
     find_runs,
     index_of_runs,
 )
-from skl_mmap.memory._segment import Segment, SegmentHandle, SegmentWriter
+from skl_mmap.memory._segment import (
+    Segment,
+    SegmentHandle,
+    SegmentWriter,
+    new_segment,
+    open_file_segment,
+)
 from skl_mmap.memory._shared_array import SharedArray, carry_out, select_rows
 from skl_mmap.memory._store import Store, share_array, stored_layout
 from skl_mmap.memory._user_files import (
@@ -100,6 +106,8 @@ __all__ = [
     "index_runs",
     "live_mappings",
     "map_array",
+    "new_segment",
+    "open_file_segment",
     "plan_array",
     "plan_rows",
     "plan_runs",

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from skl_mmap._linux.proc import available_memory_bytes
+from skl_mmap._linux import proc
 from skl_mmap._units import format_bytes
 from skl_mmap.exceptions import InvalidParameterError, NotEnoughMemoryError
 
@@ -67,7 +67,7 @@ class Placement:
         """
         if self.kind == "disk":
             return "disk"
-        available = available_memory_bytes()
+        available = proc.available_memory_bytes()
         if available is None:
             return "memory"
         if self.kind == "auto":
@@ -89,7 +89,7 @@ class Placement:
 
     def has_room(self, n_bytes: int) -> bool:
         """Return whether a segment would be made in memory, if memory is asked for."""
-        available = None if self.kind == "disk" else available_memory_bytes()
+        available = None if self.kind == "disk" else proc.available_memory_bytes()
         if available is None:
             return True
         return n_bytes <= (_AUTO_SHARE if self.kind == "auto" else 1.0) * available
@@ -111,7 +111,7 @@ class Placement:
         NotEnoughMemoryError
             If it lives in memory and there is not enough.
         """
-        available = available_memory_bytes() if is_memory else None
+        available = proc.available_memory_bytes() if is_memory else None
         if available is not None and n_bytes > available:
             raise NotEnoughMemoryError(
                 f"{what} turned out larger than planned: it needs another "

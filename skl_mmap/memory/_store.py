@@ -56,7 +56,7 @@ from skl_mmap.memory._segment import (
 )
 from skl_mmap.memory._shared_array import SharedArray
 from skl_mmap.memory._user_files import describe_memmap, reading_in_order
-from skl_mmap.monitor._records import SegmentRecord, is_measuring, note, publish
+from skl_mmap.monitor import SegmentRecord, is_measuring, note, publish
 
 # Read and compared while it is in the cache of the processor.
 _COMPARE_CHUNK_BYTES = 256 << 10

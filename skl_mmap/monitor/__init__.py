@@ -31,6 +31,7 @@ from skl_mmap.monitor._records import (
     unlisten,
     wants_copy_sites,
 )
+from skl_mmap.monitor._sampler_process import find_joblib_places
 
 __all__ = [
     "CallRecord",
@@ -45,6 +46,7 @@ __all__ = [
     "SegmentRecord",
     "TaskRecord",
     "add_reasons",
+    "find_joblib_places",
     "is_measuring",
     "listen",
     "measure",

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
 import numpy.typing as npt
 
 import skl_mmap
+from skl_mmap.backend import Options, TaskPickler
+from skl_mmap.memory import Segment, Store
 from skl_mmap.monitor import TaskRecord, listen, unlisten
+
+if TYPE_CHECKING:
+    import pytest
+
+    from skl_mmap.copies import Layout
 
 PACKAGE_FOLDER = Path(skl_mmap.__file__).parents[1]
 MEMFD_NAME = "memfd:skl_mmap"
@@ -27,6 +35,25 @@ def use_mmap(**parameters: Any) -> Any:
     """Make "mmap" the backend of a block; share everything unless told otherwise."""
     parameters = {"n_jobs": 2, "min_bytes": 1, **parameters}
     return joblib.parallel_config(backend="mmap", **parameters)
+
+
+def use_layouts(
+    monkeypatch: pytest.MonkeyPatch, table: dict[str, dict[str, Layout]]
+) -> None:
+    """Let the table of known layouts be this one: a layout for each class and X."""
+    from skl_mmap.copies import _known_layouts
+
+    monkeypatch.setattr(_known_layouts, "known_layouts", lambda: table)
+
+
+def dump_task(
+    task: object, store: Store, options: Options
+) -> tuple[bytes, list[Segment]]:
+    """Pickle a task as the backend does; `pickle.loads` is what a worker does."""
+    file = io.BytesIO()
+    pickler = TaskPickler(file, store, options)
+    pickler.dump(task)
+    return file.getvalue(), pickler.segments
 
 
 @contextlib.contextmanager

@@ -20,8 +20,9 @@ from sklearn.model_selection import (
 from sklearn.tree import DecisionTreeRegressor
 
 import skl_mmap
-from skl_mmap.copies import Layout, _known_layouts
+from skl_mmap.copies import Layout
 from skl_mmap.monitor import CallRecord
+from tests.backend.common import use_layouts
 
 from .common import use_mmap
 
@@ -112,7 +113,7 @@ def test_columns_are_worth_a_conversion_if_they_can_be_mapped(
 ) -> None:
     name = f"{Lasso.__module__}.Lasso"
     table = {name: {"float64 C": Layout("float64", "F")}}
-    monkeypatch.setattr(_known_layouts, "known_layouts", lambda: table)
+    use_layouts(monkeypatch, table)
     assert watch(Lasso(), 2).conversions == {"Lasso": "float64 F"}
     # Folds of 1365 rows do not fill whole pages: Lasso would convert each of them.
     assert watch(Lasso(), 3).conversions == {}

@@ -25,10 +25,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import skl_mmap
-from skl_mmap.backend import Options, _object_arrays
-from skl_mmap.backend._pickling import dump_task, load
+from skl_mmap.backend import Options
 from skl_mmap.memory import Conversion, find_mapping, rebuild_array
-from tests.backend.common import SegmentWatch, call_each, recorded, use_mmap
+from tests.backend.common import SegmentWatch, call_each, dump_task, recorded, use_mmap
 from tests.memory.sharing import make_store, shared_with
 
 pd = pytest.importorskip("pandas", minversion="2.1")
@@ -298,13 +297,13 @@ def test_objects_are_pickled_once_unless_they_change(
         n_dumps += 1
         return dumps(*args, **parameters)
 
-    monkeypatch.setattr(_object_arrays.pickle, "dumps", counting_dumps)
+    monkeypatch.setattr(pickle, "dumps", counting_dumps)
     for n_expected in (1, 2):
         for _ in range(3):
             payload, segments = dump_task([array, 1], store, Options(min_bytes=1))
             assert len(segments) == 1
             assert len(payload) < array.nbytes
-            received, _one = load(payload)
+            received, _one = pickle.loads(payload)
             assert repr(received.tolist()) == repr(array.tolist())
             assert type(received) is np.ndarray
             store.next_call()
@@ -325,7 +324,7 @@ def test_what_columns_hold_beside_text_is_pickled_once_too(values: list[Any]) ->
     array = np.array(values * 100, dtype=object)
     payload, segments = dump_task([array], make_store(), Options(min_bytes=1))
     assert len(segments) == 1
-    (received,) = load(payload)
+    (received,) = pickle.loads(payload)
     assert list(map(repr, received)) == list(map(repr, array))
     if values[0] is pd.NA:
         assert received[0] is pd.NA
@@ -335,7 +334,7 @@ def test_objects_that_have_an_identity_are_pickled_with_the_task() -> None:
     item: list[Any] = []
     array = np.array([item, "x"] * 100, dtype=object)[::-1].copy()
     payload, segments = dump_task([array, item], make_store(), Options(min_bytes=1))
-    received, received_item = load(payload)
+    received, received_item = pickle.loads(payload)
     assert not segments
     assert received[1] is received_item
 

@@ -23,8 +23,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 import skl_mmap
-from skl_mmap.copies import Layout, _known_layouts
-from tests.backend.common import recorded, use_mmap
+from skl_mmap.copies import Layout
+from tests.backend.common import recorded, use_layouts, use_mmap
 
 N_SAMPLES, N_FEATURES = 3000, 12
 
@@ -51,7 +51,7 @@ class Witness(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 def known(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Layout]]:
     """Let the table be one of this test's own."""
     table: dict[str, dict[str, Layout]] = {}
-    monkeypatch.setattr(_known_layouts, "known_layouts", lambda: table)
+    use_layouts(monkeypatch, table)
     return table
 
 

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import pytest
 from joblib import Parallel, delayed
 
+from skl_mmap._linux import proc
 from skl_mmap.exceptions import (
     InvalidParameterError,
     NotEnoughDiskError,
     NotEnoughMemoryError,
 )
-from skl_mmap.memory import _placement, _segment
 from tests.backend.common import (
     MEMFD_NAME,
     call_each,
@@ -246,7 +246,7 @@ def test_error_of_too_little_memory_reaches_the_caller(
     X = numbered_rows(4000, 50)
     with use_mmap(store="memory"):
         with monkeypatch.context() as patch:
-            patch.setattr(_placement, "available_memory_bytes", lambda: 1000)
+            patch.setattr(proc, "available_memory_bytes", lambda: 1000)
             with pytest.raises(NotEnoughMemoryError, match=r"needs 1\.5 MiB for"):
                 call_each(np.sum, X)
         assert call_each(np.sum, X) == [X.sum()] * 4
@@ -256,7 +256,7 @@ def test_little_memory_is_left_alone_by_default(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     X = numbered_rows(4000, 50)
-    monkeypatch.setattr(_placement, "available_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(proc, "available_memory_bytes", lambda: 1000)
     with use_mmap(temp_folder=str(tmp_path)):
         assert call_each(list_files_mapped_in, X, str(tmp_path)) == [1] * 4
 
@@ -293,7 +293,7 @@ def test_too_many_open_files_mean_copies(monkeypatch: pytest.MonkeyPatch) -> Non
         raise OSError(24, os.strerror(24))
 
     X = numbered_rows(4000, 50)
-    monkeypatch.setattr(_segment.os, "memfd_create", refuse)
+    monkeypatch.setattr(os, "memfd_create", refuse)
     with use_mmap():
         assert call_each(np.sum, X) == [X.sum()] * 4
         assert call_each(count_shared, X, np.arange(9000)) == [0] * 4

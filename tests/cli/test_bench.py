@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from skl_mmap._linux import proc
 from skl_mmap.cli import _bench, main
 from skl_mmap.cli._bench import PEERS, Run
 from skl_mmap.cli._command import CommandError
@@ -186,7 +187,7 @@ def test_too_little_memory_is_said_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(_bench, "available_memory_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(proc, "available_memory_bytes", lambda: 1 << 20)
     assert main([*SMALL]) == 3
     message = capsys.readouterr().err
     assert "with 2 workers needs about" in message

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 import skl_mmap
+from skl_mmap._linux import proc
 from skl_mmap.cli import _bench, main
 
 SMALL = ("demo", "--data", "friedman", "--size", "20000", "--n-jobs", "2")
@@ -157,7 +158,7 @@ def test_too_little_memory_is_said_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(_bench, "available_memory_bytes", lambda: 1 << 30)
+    monkeypatch.setattr(proc, "available_memory_bytes", lambda: 1 << 30)
     command = ["demo", "--data", "friedman", "--size", "400MB", "--json"]
     assert main(command) == 3
     message = capsys.readouterr().err
@@ -165,7 +166,7 @@ def test_too_little_memory_is_said_before_anything_starts(
         assert part in message
     assert "[1/" not in message
     assert main([*command, "--backends", "mmap", "--n-jobs", "1"]) == 3
-    monkeypatch.setattr(_bench, "available_memory_bytes", lambda: None)
+    monkeypatch.setattr(proc, "available_memory_bytes", lambda: None)
     assert main(command) == 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skl_mmap._linux import proc
 from skl_mmap.cli import _bench, _check, _demo, _info, _main, _run, main
 from skl_mmap.cli._command import MEANINGS
 from tests.cli.scripts import write
@@ -108,7 +109,7 @@ def arrange_failures(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(_bench, "run_child", run_child)
     available = 1 if ":memory" in words else None
-    monkeypatch.setattr(_bench, "available_memory_bytes", lambda: available)
+    monkeypatch.setattr(proc, "available_memory_bytes", lambda: available)
     for package in ("pyarrow", "shtab"):
         if f":{package}" in words:
             monkeypatch.setitem(sys.modules, package, None)

@@ -17,11 +17,10 @@ from sklearn.model_selection import KFold, cross_validate
 
 import skl_mmap
 from skl_mmap.backend import Options
-from skl_mmap.backend._pickling import dump_task, load
 from skl_mmap.containers import container_of
 from skl_mmap.memory import counters, find_mapping
 from tests import strategies
-from tests.backend.common import call_each, use_mmap
+from tests.backend.common import call_each, dump_task, use_mmap
 from tests.memory.sharing import make_store, share_one, take_counted
 
 pa = pytest.importorskip("pyarrow")
@@ -48,9 +47,8 @@ COLUMNS: dict[str, Any] = {
 def send(value: Any) -> Any:
     """Send a value as a task would get it."""
     payload, segments = dump_task(value, make_store(), Options(min_bytes=1))
-    received = load(payload)
     assert segments
-    return received
+    return pickle.loads(payload)
 
 
 @st.composite

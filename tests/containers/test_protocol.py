@@ -12,8 +12,13 @@ import pytest
 from sklearn.model_selection import KFold
 
 import skl_mmap
-from skl_mmap.containers import Container, RowSize, container_of, register
-from skl_mmap.containers import _container as container_module
+from skl_mmap.containers import (
+    Container,
+    RowSize,
+    container_of,
+    known_containers,
+    register,
+)
 from skl_mmap.memory import (
     Cost,
     SegmentWriter,
@@ -80,7 +85,7 @@ class ImageContainer(Container):
 def registered() -> Iterator[None]:
     register(ImageContainer())
     yield
-    del container_module._containers[Images]
+    del known_containers()[Images]  # type: ignore[attr-defined]
 
 
 def make_images() -> Images:

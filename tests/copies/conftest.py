@@ -13,8 +13,7 @@ import pytest
 if sys.platform != "linux":
     collect_ignore_glob = ["test_*.py"]
 
-from skl_mmap.copies import Layout
-from skl_mmap.copies._prober import Prober
+from skl_mmap.copies import Layout, Prober
 
 from .switch import Switch
 

@@ -27,8 +27,7 @@ from sklearn.svm import LinearSVR
 
 import skl_mmap
 from skl_mmap import CopyReport, assert_no_copy, check_copies
-from skl_mmap.copies import Layout, _prober
-from skl_mmap.copies._results import Reason
+from skl_mmap.copies import Layout, Reason, _prober
 from skl_mmap.exceptions import CopyError, InvalidParameterError, MeasurementError
 
 from .switch import Switch

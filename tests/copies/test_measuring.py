@@ -11,8 +11,7 @@ from sklearn.linear_model import Lasso, LinearRegression, Ridge, SGDRegressor
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.svm import LinearSVR
 
-from skl_mmap.copies import Layout, MethodCopies
-from skl_mmap.copies._prober import Prober
+from skl_mmap.copies import Layout, MethodCopies, Prober
 from tests.versions import IS_BEFORE_SCIPY_1_18, IS_BEFORE_SKLEARN_1_8
 
 from .conftest import GIVEN, READ_ONLY

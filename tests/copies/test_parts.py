@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
 from skl_mmap._linux.proc import has_private_pages
-from skl_mmap.copies import Layout
+from skl_mmap.copies import Layout, NumpyHook, is_hookable
 from skl_mmap.copies._contents import Reference
 from skl_mmap.copies._job import compare, take_fingerprint
 from skl_mmap.copies._measuring import map_layout
-from skl_mmap.copies._numpy_memory import NumpyHook, is_hookable
 from skl_mmap.copies._remedies import list_parameters
 from skl_mmap.copies._results import all_layouts, layout_of
 from skl_mmap.copies._verdict import find_coefficient, list_shapes

@@ -15,7 +15,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from skl_mmap import Memmapped, SharedArray, share
-from skl_mmap.estimators._fit_inputs import count_bytes, read_arguments
+from skl_mmap.estimators import count_bytes
+from skl_mmap.estimators._fit_inputs import read_arguments
 from skl_mmap.exceptions import FileFormatError, InvalidParameterError
 from tests.backend.common import SegmentWatch
 from tests.estimators.common import assert_equal_state, make_data, share_all

@@ -10,8 +10,9 @@ from sklearn.linear_model import Ridge
 from sklearn.tree import DecisionTreeRegressor
 
 from skl_mmap import Memmapped
-from skl_mmap.copies import Layout, _known_layouts
+from skl_mmap.copies import Layout
 from skl_mmap.exceptions import InvalidParameterError
+from tests.backend.common import use_layouts
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -26,7 +27,7 @@ def test_a_stack_is_the_same_with_converted_layouts(
         },
         "sklearn.linear_model._ridge.Ridge": {},
     }
-    monkeypatch.setattr(_known_layouts, "known_layouts", lambda: table)
+    use_layouts(monkeypatch, table)
     rng = np.random.default_rng(0)
     X = np.array(rng.normal(size=(20_000, 10)), order=order)  # type: ignore[call-overload]
     y = X[:, 0] + rng.normal(size=len(X))

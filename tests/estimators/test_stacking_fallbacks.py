@@ -10,14 +10,13 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.ensemble import StackingClassifier, StackingRegressor
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-from sklearn.model_selection import ShuffleSplit, TimeSeriesSplit
+from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.model_selection import ShuffleSplit, TimeSeriesSplit, _validation
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from skl_mmap import Memmapped
-from skl_mmap.estimators import _stacking
-from skl_mmap.memory import ResultSlot, WrittenArray
+from skl_mmap.memory import ResultBuffer, ResultSlot, WrittenArray
 from tests.backend.common import recorded
 from tests.estimators.common import assert_equal_state, make_data, share_all
 from tests.estimators.stacks import (
@@ -96,7 +95,7 @@ def test_several_targets() -> None:
 
 
 def test_unknown_version_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_stacking, "stacking_functions", lambda: None)
+    monkeypatch.setattr(_validation, "_fit_and_predict", lambda estimator: estimator)
     X, y, _ = make_data()
     assert_fitted_by_scikit_learn(make_regressor(), X, y, "not known well enough")
 
@@ -211,13 +210,13 @@ def watch_writes(monkeypatch: pytest.MonkeyPatch) -> list[WrittenArray | None]:
 def test_predictions_are_written_and_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y, _ = make_data()
     joined: list[Any] = []
-    join = _stacking._join
+    join = ResultBuffer.read_joined
 
-    def watched(parts: list[Any], *args: Any) -> Any:
+    def watched(buffer: ResultBuffer, parts: list[Any]) -> Any:
         joined.extend(parts)
-        return join(parts, *args)
+        return join(buffer, parts)
 
-    monkeypatch.setattr(_stacking, "_join", watched)
+    monkeypatch.setattr(ResultBuffer, "read_joined", watched)
     with recorded() as records:
         share_all(make_regressor()).fit(X, y)
     assert len(records) == 8, "workers ran it"
@@ -268,10 +267,15 @@ def test_user_splitter_and_estimators_are_left_alone() -> None:
     assert not hasattr(model, "estimator_")
 
 
-def test_ensembles_of_other_classes_are_not_taken_apart() -> None:
+def test_ensembles_of_other_classes_are_not_taken_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class MyStack(StackingRegressor):  # type: ignore[misc]
         pass
 
-    assert _stacking.is_stacking(make_regressor())
-    assert not _stacking.is_stacking(MyStack([("a", DecisionTreeRegressor())]))
-    assert not _stacking.is_stacking(LogisticRegression())
+    X, y, _ = make_data()
+    written = watch_writes(monkeypatch)
+    share_all(MyStack([("a", DecisionTreeRegressor())])).fit(X, y)
+    assert written == []
+    share_all(StackingRegressor([("a", DecisionTreeRegressor())])).fit(X, y)
+    assert len(written) == 5

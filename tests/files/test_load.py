@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,12 +14,13 @@ pa = pytest.importorskip("pyarrow", reason="needs the extra tables")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
+from skl_mmap._linux import proc  # noqa: E402
 from skl_mmap.exceptions import (  # noqa: E402
     FileFormatError,
     InvalidParameterError,
     NotEnoughMemoryError,
 )
-from skl_mmap.files import _columns, _load, _typed, load  # noqa: E402
+from skl_mmap.files import _columns, _typed, load  # noqa: E402
 from skl_mmap.files._load import LoadProgress  # noqa: E402
 from skl_mmap.memory import SharedArray, can_remap  # noqa: E402
 from tests.files.load_common import (  # noqa: E402
@@ -209,9 +211,9 @@ def test_a_missing_package_is_named_with_the_extra(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    find_spec = _load.importlib.util.find_spec
+    find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        _load.importlib.util,
+        importlib.util,
         "find_spec",
         lambda name: None if name == package else find_spec(name),
     )
@@ -351,8 +353,7 @@ def test_a_missing_file_is_the_error_of_the_system(tmp_path: Path) -> None:
 def test_too_little_memory_is_an_error_before_the_work(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = "skl_mmap.memory._placement.available_memory_bytes"
-    monkeypatch.setattr(module, lambda: 10_000)
+    monkeypatch.setattr(proc, "available_memory_bytes", lambda: 10_000)
     with pytest.raises(NotEnoughMemoryError, match=r"x\.parquet.*store='disk'"):
         load(folder / "x.parquet", as_frame=False, store="memory")
     assert load(folder / "x.parquet", as_frame=False, store="disk").shape == (5000, 3)

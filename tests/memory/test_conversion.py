@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skl_mmap._linux import proc
 from skl_mmap.exceptions import NotEnoughMemoryError
 from skl_mmap.memory import (
     Conversion,
@@ -18,7 +19,6 @@ from skl_mmap.memory import (
     Settings,
     Store,
     _conversion,
-    _placement,
     rebuild_array,
 )
 from tests.memory.sharing import make_store, shared_with
@@ -105,7 +105,7 @@ def test_a_number_that_would_become_infinite_is_an_error() -> None:
 
 
 def limit_room(monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
-    monkeypatch.setattr(_placement, "available_memory_bytes", lambda: n_bytes)
+    monkeypatch.setattr(proc, "available_memory_bytes", lambda: n_bytes)
 
 
 def test_what_is_optional_takes_no_room_on_a_disk(

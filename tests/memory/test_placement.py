@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from skl_mmap._linux import proc
 from skl_mmap.exceptions import InvalidParameterError, NotEnoughMemoryError
 from skl_mmap.memory import Placement
-from skl_mmap.memory import _placement as placement
 
 
 @pytest.mark.parametrize("word", ["auto", "memory", "disk"])
@@ -72,14 +72,14 @@ def test_a_folder_has_to_be_writable(
 def test_what_fits_goes_to_memory(
     kind: str, n_bytes: int, chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement, "available_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(proc, "available_memory_bytes", lambda: 1000)
     assert Placement(kind, "/tmp").choose(n_bytes, "X") == chosen
 
 
 def test_what_does_not_fit_in_memory_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(placement, "available_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(proc, "available_memory_bytes", lambda: 1000)
     with pytest.raises(NotEnoughMemoryError, match=r"2\.0 KiB for X, and 1000 B are"):
         Placement("memory", "/tmp").choose(2048, "X")
 
@@ -87,5 +87,5 @@ def test_what_does_not_fit_in_memory_is_an_error(
 def test_where_the_room_is_unknown_memory_is_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(placement, "available_memory_bytes", lambda: None)
+    monkeypatch.setattr(proc, "available_memory_bytes", lambda: None)
     assert Placement("auto", "/tmp").choose(1 << 60, "X") == "memory"

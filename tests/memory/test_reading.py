@@ -11,8 +11,7 @@ from sklearn.model_selection import KFold
 
 import skl_mmap
 from skl_mmap._linux.proc import areas_between
-from skl_mmap.memory import can_remap
-from skl_mmap.memory._user_files import reading_in_order
+from skl_mmap.memory import can_remap, reading_in_order
 
 pytestmark = pytest.mark.skipif(not can_remap(), reason="needs madvise")
 

@@ -22,7 +22,6 @@ from skl_mmap.memory import (
     WrittenArray,
     find_mapping,
 )
-from skl_mmap.memory import _segment as segments
 from tests import strategies
 from tests.memory.sharing import send
 
@@ -191,6 +190,6 @@ def test_no_room_is_said_with_what_it_was_for(monkeypatch: pytest.MonkeyPatch) -
     def fail(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(segments.os, "posix_fallocate", fail)
+    monkeypatch.setattr(os, "posix_fallocate", fail)
     with pytest.raises(NotEnoughDiskError, match="results"):
         make_buffer(store="disk")

@@ -17,15 +17,20 @@ import pytest
 from hypothesis import given
 
 from skl_mmap.exceptions import NotEnoughDiskError, SegmentLostError
-from skl_mmap.memory import Placement, Segment, _filling, rebuild_array
+from skl_mmap.memory import (
+    Placement,
+    Segment,
+    SegmentHandle,
+    _filling,
+    new_segment,
+    open_file_segment,
+    rebuild_array,
+)
 from skl_mmap.memory import _segment as segments
 from skl_mmap.memory._segment import (
-    SegmentHandle,
     attach_segment,
     create_range_segment,
     create_segment,
-    new_segment,
-    open_file_segment,
 )
 from tests import strategies
 from tests.memory.sharing import (

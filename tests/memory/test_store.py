@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from skl_mmap._linux import proc
 from skl_mmap._linux.proc import resident_bytes
 from skl_mmap.exceptions import NotEnoughMemoryError
 from skl_mmap.memory import (
@@ -24,7 +25,6 @@ from skl_mmap.memory import (
     _store,
     rebuild_array,
 )
-from skl_mmap.memory import _placement as placement
 from tests import strategies
 from tests.memory.sharing import (
     PAGE_BYTES,
@@ -415,7 +415,7 @@ def test_threads_share_one_array_once() -> None:
 def test_too_little_memory_is_an_error_that_names_the_sizes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(placement, "available_memory_bytes", lambda: 5 << 10)
+    monkeypatch.setattr(proc, "available_memory_bytes", lambda: 5 << 10)
     array = np.zeros((1000, 8))
     n_files = count_files()
     with pytest.raises(NotEnoughMemoryError) as caught:
@@ -433,7 +433,7 @@ def test_too_little_memory_is_an_error_that_names_the_sizes(
 def test_auto_goes_to_the_disk_where_memory_is_short(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(placement, "available_memory_bytes", lambda: 5 << 10)
+    monkeypatch.setattr(proc, "available_memory_bytes", lambda: 5 << 10)
     array = np.arange(3 * PAGE_BYTES, dtype=np.uint8)
     store = make_store(store="auto")
     handle, segment = shared_with(store, array)

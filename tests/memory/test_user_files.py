@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skl_mmap.memory import Settings, rebuild_array, writable_memmap_of
-from skl_mmap.memory._user_files import describe_memmap
+from skl_mmap.memory import Settings, describe_memmap, rebuild_array, writable_memmap_of
 from tests.memory.sharing import (
     assert_same,
     assert_same_values,

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from skl_mmap import exceptions
+from skl_mmap._linux import proc
 from skl_mmap.exceptions import InvalidParameterError, MeasurementError
 from skl_mmap.monitor import (
     MeasuredBlock,
@@ -25,7 +26,6 @@ from skl_mmap.monitor import (
     ProcessSeries,
     SamplingCost,
     TaskRecord,
-    _measure,
     is_measuring,
     measure,
     publish,
@@ -400,7 +400,7 @@ class TestUniqueSetSizes:
     def test_is_chosen_where_there_is_no_proc(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(_measure.proc, "is_readable", lambda: False)
+        monkeypatch.setattr(proc, "is_readable", lambda: False)
         with measure() as report:
             pass
         assert report.method == "uss"

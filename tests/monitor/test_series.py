@@ -19,10 +19,11 @@ from skl_mmap.monitor import (
     publish,
     read_committed,
 )
-from skl_mmap.monitor._measure import _as_series
+from skl_mmap.monitor._measure import _as_series, _thin_out
 from skl_mmap.monitor._process import Process
 from skl_mmap.monitor._sampler import GroupWatch, Sampler
 from skl_mmap.monitor._tree import ProcessTree
+from tests.report.common import make_reading
 
 from .conftest import MIB, Child, needs_proc
 
@@ -212,6 +213,18 @@ class TestProcesses:
         by_seconds = {r.seconds: r.anonymous_bytes for r in report.timeline}
         assert total == {seconds: by_seconds[seconds] for seconds in total}
 
+    def test_timelines_are_thinned_out_and_keep_the_peak(self) -> None:
+        readings = [make_reading(float(i), 100, 0, 0.0) for i in range(5000)]
+        readings[3210] = peak = make_reading(3210.0, 900, 0, 0.0)
+        thin = _thin_out(readings)
+        assert len(thin) == 512
+        assert thin[0] is readings[0]
+        assert thin[-1] is readings[-1]
+        assert peak in thin
+        seconds = [reading.seconds for reading in thin]
+        assert seconds == sorted(set(seconds))
+        assert _thin_out(readings[:512]) == tuple(readings[:512])
+
     def test_moments_are_turned_into_series(self) -> None:
         moments = [(0.0, 9, [(1, 9, 0.5)]), (1.0, 12, [(1, 10, 0.6), (2, 2, 0.1)])]
         first, second = _as_series(moments, {1: "python", 2: "worker"})
@@ -288,7 +301,7 @@ class TestPace:
             sampler.read()
         sampler._end = sampler._begin
         now = sampler._cpu_at_start + 10 * cpu_seconds
-        monkeypatch.setattr(_sampler.time, "process_time", lambda: now)
+        monkeypatch.setattr(time, "process_time", lambda: now)
         return sampler
 
 

@@ -217,7 +217,7 @@ class TestShared:
             raise PermissionError
 
         assert tree.notes == set()
-        monkeypatch.setattr(_process.os, "stat", refuse)
+        monkeypatch.setattr(os, "stat", refuse)
         tree.read()
         monkeypatch.undo()
         assert tree.notes == {"The open files of some processes may not be read."}

@@ -13,7 +13,6 @@ import skl_mmap
 from skl_mmap.exceptions import MeasurementError
 from skl_mmap.memory import Reason
 from skl_mmap.monitor import Measurement, Reading, SegmentRecord
-from skl_mmap.monitor._measure import _thin_out
 from skl_mmap.report import MemoryReport
 
 from .common import (
@@ -24,7 +23,6 @@ from .common import (
     SCATTERED_TEXT,
     make_call,
     make_full_report,
-    make_reading,
     make_record,
     make_report,
     make_series,
@@ -271,19 +269,6 @@ def test_text_of_many_segments_and_of_what_the_kernel_did() -> None:
     assert "400.0 MiB with page cache" in text
     assert "other process included" not in text
     assert "the kernel has ended 2 processes for want of memory" in text
-
-
-def test_timelines_are_thinned_out_and_keep_the_peak() -> None:
-    readings = [make_reading(float(i), 100, 0, 0.0) for i in range(5000)]
-    readings[3210] = peak = make_reading(3210.0, 900, 0, 0.0)
-    thin = _thin_out(readings)
-    assert len(thin) == 512
-    assert thin[0] is readings[0]
-    assert thin[-1] is readings[-1]
-    assert peak in thin
-    seconds = [reading.seconds for reading in thin]
-    assert seconds == sorted(set(seconds))
-    assert _thin_out(readings[:512]) == tuple(readings[:512])
 
 
 def sum_rows(X: Any, start: int) -> float:
