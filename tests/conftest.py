@@ -38,7 +38,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # Processes end, and threads let go of what they hold, a little after the call that
 # ended them.
-SETTLE_SECONDS = 5.0
+SETTLE_SECONDS = 30.0
 
 # Changed by pytest for each phase of each test, and by the import of scikit-learn.
 VOLATILE_VARIABLES = ("PYTEST_CURRENT_TEST", "KMP_")

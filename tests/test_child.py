@@ -27,6 +27,7 @@ from skl_mmap._child import (
     function_command,
 )
 from tests.child_functions import NAME
+from tests.waiting import PATIENCE_SECONDS, wait_for_end
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,19 +42,6 @@ needs_proc = pytest.mark.skipif(
 
 def start(name: str, **options: Any) -> Child:
     return Child(function_command(NAME, name), **options)
-
-
-def is_gone(pid: int, seconds: float = 20.0) -> bool:
-    """Wait until a process has ended; a zombie of somebody else's has."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 @pytest.fixture
@@ -157,7 +145,7 @@ class TestEndOfTheChild:
             assert child.wait(seconds=60)
             assert psutil.pid_exists(numbers[0])
         # It was in the child's session.
-        assert is_gone(numbers[0])
+        assert wait_for_end([numbers[0]])
         assert child.return_code == 7
 
     def test_a_child_ends_when_its_input_does(self) -> None:
@@ -171,7 +159,7 @@ class TestEndOfTheChild:
     def test_what_a_child_leaves_running_is_ended(self) -> None:
         with start("leave_program") as child:
             pid = child.receive()
-        assert is_gone(pid)
+        assert wait_for_end([pid])
 
     def test_no_zombies_and_no_files_are_left(self) -> None:
         children = [start("echo") for _ in range(3)]
@@ -240,7 +228,7 @@ class TestEndOfTheParent:
             pid, fork = parent.receive(seconds=60)
             numbers += [pid, *([fork] if fork > 0 else [])]
             os.kill(parent.pid, signal.SIGKILL)
-            assert is_gone(pid)
+            assert wait_for_end([pid])
             assert fork < 0 or psutil.pid_exists(fork)
 
     @pytest.mark.parametrize("forks", [False, True])
@@ -253,7 +241,7 @@ class TestEndOfTheParent:
             pid, fork = parent.receive(seconds=60)
             numbers += [pid, *([fork] if fork > 0 else [])]
             os.kill(parent.pid, signal.SIGKILL)
-            assert is_gone(pid)
+            assert wait_for_end([pid])
         assert path.read_text() == "in order"
 
     def test_a_parent_that_has_ended_before_anybody_looked(self) -> None:
@@ -285,7 +273,7 @@ class TestEndOfTheParent:
         )
         other = str(os.getppid())  # whose child it is not
         command = [sys.executable, "-c", code, repr(sys.path), other]
-        result = subprocess.run(command, stdout=-1, stderr=-1, timeout=60)
+        result = subprocess.run(command, stdout=-1, stderr=-1, timeout=PATIENCE_SECONDS)
         assert result.returncode == -signal.SIGKILL
         assert end_with_parent.__doc__
 
@@ -333,7 +321,7 @@ class TestDescriptors:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=120,
+            timeout=PATIENCE_SECONDS,
         )
         assert path.read_text() == "['hello', 'hello']"
 

@@ -97,7 +97,7 @@ def test_that_is_last():
 )
 def test_each_leak_is_found(pytester: pytest.Pytester) -> None:
     patient = CONFTEST.read_text(encoding="utf-8")
-    hasty = patient.replace("SETTLE_SECONDS = 5.0", "SETTLE_SECONDS = 0.2")
+    hasty = patient.replace("SETTLE_SECONDS = 30.0", "SETTLE_SECONDS = 0.2")
     assert hasty != patient
     pytester.makeconftest(hasty)
     pytester.makepyfile(test_1=LEAKS, test_2=LEAKS_BESIDE_A_POOL)

@@ -8,7 +8,6 @@ import io
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ import skl_mmap
 from skl_mmap.backend import Options, TaskPickler
 from skl_mmap.memory import Segment, Store
 from skl_mmap.monitor import TaskRecord, listen, unlisten
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 if TYPE_CHECKING:
     import pytest
@@ -97,23 +97,13 @@ class SegmentWatch:
 
     def wait(self) -> bool:
         """Give the threads of the pool some time, and say whether all are gone."""
-        return wait_until(self.are_freed, seconds=5.0)
+        return wait_until(self.are_freed)
 
 
 def list_own_mappings() -> list[str]:
     """Return the shared segments that this process has mapped."""
     with open("/proc/self/maps", encoding="utf-8") as maps:
         return [line for line in maps if MEMFD_NAME in line]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    """Wait for something that happens soon, and say whether it did."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def run_script(
@@ -124,7 +114,7 @@ def run_script(
         write_script(folder, code, *args),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=PATIENCE_SECONDS * 2,
         env=script_environment(environment),
     )
     assert result.returncode == 0, result.stdout + result.stderr

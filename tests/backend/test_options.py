@@ -29,6 +29,7 @@ from tests.backend.common import (
     run_script,
     use_mmap,
 )
+from tests.waiting import wait_for_end
 
 Array = npt.NDArray[Any]
 
@@ -368,12 +369,8 @@ def pid_after_nap(_: object = None) -> int:
 
 
 def test_workers_stop_when_they_have_nothing_to_do() -> None:
-    import psutil
-
-    from tests.backend.common import wait_until
-
     with use_mmap(idle_worker_timeout=0.2):
         pids = set(call_each(pid_after_nap))
-        assert wait_until(lambda: not any(map(psutil.pid_exists, pids)), seconds=20.0)
+        assert wait_for_end(pids)
         with contextlib.suppress(UserWarning):
             assert call_each(abs, -3) == [3] * 4

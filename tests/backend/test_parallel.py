@@ -28,8 +28,8 @@ from tests.backend.common import (
     numbered_rows,
     run_script,
     use_mmap,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 Calls = list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
 
@@ -459,7 +459,7 @@ def test_shared_memory_is_required_so_threads_are_used() -> None:
 def send_sigint_to(pid: int) -> None:
     time.sleep(0.3)
     os.kill(pid, signal.SIGINT)
-    time.sleep(60)
+    time.sleep(600)
 
 
 def test_interrupt_in_the_parent_stops_the_tasks() -> None:
@@ -470,7 +470,7 @@ def test_interrupt_in_the_parent_stops_the_tasks() -> None:
         start = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             call_each(send_sigint_to, os.getpid(), n_tasks=1)
-        assert time.monotonic() - start < 50, "it waited for the task"
+        assert time.monotonic() - start < 300, "it waited for the task"
         assert_workers_work()
 
 
@@ -554,7 +554,7 @@ def test_index_arrays_of_tasks_that_wait_are_not_kept(tmp_path: Path) -> None:
         results = parallel(map(make_task, range(3)))
         assert next(results) == 80_000
         assert wait_until(lambda: len(references) == 3)
-        is_freed = wait_until(lambda: references[2]() is None, seconds=5)
+        is_freed = wait_until(lambda: references[2]() is None)
         path.touch()
         assert is_freed
         assert list(results) == [80_001, 80_002]

@@ -10,15 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.backend.common import (
     run_script,
     script_environment,
-    wait_until,
     write_script,
 )
+from tests.waiting import is_running, wait_for_end, wait_until
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -60,17 +59,6 @@ def _words(name: str) -> list[str]:
     return re.split(r"[-_.]", name)
 
 
-def are_gone(pids: Any) -> bool:
-    return not any(is_running(int(pid)) for pid in pids)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("imports", "backends"),
@@ -92,9 +80,9 @@ def test_both_backends_run_cleanly_in_one_process(
         environment={"TMPDIR": str(tmp_path), "JOBLIB_TEMP_FOLDER": str(tmp_path)},
     )
     assert result.stderr == ""
-    pids = result.stdout.split()
+    pids = [int(pid) for pid in result.stdout.split()]
     assert len(pids) >= 2
-    assert wait_until(lambda: are_gone(pids))
+    assert wait_for_end(pids)
     # What joblib or loky name contains the number of the process, which has ended.
     assert wait_until(lambda: os.listdir(tmp_path) == ["script.py"])
 
@@ -131,7 +119,7 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def endless(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[str]]]:
+def endless(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]]]:
     """Start a program whose tasks do not end, in a process group of its own."""
     folder = tmp_path / "pids"
     folder.mkdir()
@@ -142,8 +130,8 @@ def endless(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[str]
         stderr=subprocess.DEVNULL,
     )
     try:
-        assert wait_until(lambda: len(os.listdir(folder)) == 2, seconds=60.0)
-        yield process, os.listdir(folder)
+        assert wait_until(lambda: len(os.listdir(folder)) == 2)
+        yield process, [int(name) for name in os.listdir(folder)]
     finally:
         for pid in (process.pid, *map(int, os.listdir(folder))):
             if is_running(pid):
@@ -154,10 +142,10 @@ def endless(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[str]
 @pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(endless: Any) -> None:
     process, pids = endless
-    assert not are_gone(pids)
+    assert all(map(is_running, pids))
     process.kill()
     process.wait()
-    assert wait_until(lambda: are_gone(pids), seconds=10.0)
+    assert wait_for_end(pids)
 
 
 @pytest.mark.slow
@@ -165,7 +153,7 @@ def test_workers_end_when_their_parent_is_terminated(endless: Any) -> None:
     process, pids = endless
     process.terminate()
     process.wait()
-    assert wait_until(lambda: are_gone(pids), seconds=10.0)
+    assert wait_for_end(pids)
 
 
 @pytest.mark.slow
@@ -175,8 +163,8 @@ def test_nothing_is_left_when_all_are_killed_at_once(
     process, pids = endless
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert wait_until(lambda: are_gone(pids), seconds=10.0)
-    owners = {str(process.pid), *pids}
+    assert wait_for_end(pids)
+    owners = {str(process.pid), *map(str, pids)}
     left = [name for name in list_shared_memory() if owners & set(_words(name))]
     assert left == []
     temporary = os.listdir(os.environ.get("TMPDIR", "/tmp"))

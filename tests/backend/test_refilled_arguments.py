@@ -45,6 +45,7 @@ from sklearn.tree import DecisionTreeRegressor
 
 import skl_mmap
 from tests import strategies
+from tests.waiting import PATIENCE_SECONDS
 
 pd = pytest.importorskip("pandas", minversion="2.1")
 pa = pytest.importorskip("pyarrow")
@@ -275,7 +276,7 @@ class Pickled:
 
 def digest_when(value: Any, pickled: Any, awaited: Path | None) -> str:
     """Return the fingerprint of an argument, when another task has been pickled."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while isinstance(pickled, str) and awaited is not None and not awaited.exists():
         assert time.monotonic() < deadline, "the second task of a pair never came"
         time.sleep(0.002)

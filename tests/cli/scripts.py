@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.waiting import PATIENCE_SECONDS
+
 # What a script can see of how it was started.
 SEES = """
 import importlib.util, json, os, sys
@@ -105,7 +107,7 @@ def run_python(
         capture_output=True,
         text=True,
         env={**os.environ, **variables},
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
     )
 
 

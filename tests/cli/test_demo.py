@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import skl_mmap
 from skl_mmap._linux import proc
 from skl_mmap.cli import _bench, main
+from tests.waiting import PATIENCE_SECONDS, wait_for_end, wait_until
 
 SMALL = ("demo", "--data", "friedman", "--size", "20000", "--n-jobs", "2")
 
@@ -218,9 +218,7 @@ def running_demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     for line in process.stderr:
         if "cross-validating" in line:
             break
-    deadline = time.monotonic() + 30
-    while not any(folder.iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    assert wait_until(lambda: any(folder.iterdir()))
     yield process
     process.kill()
     process.communicate()
@@ -237,7 +235,6 @@ def test_a_signal_leaves_no_processes_and_no_files(
     processes = psutil.Process(running_demo.pid).children(recursive=True)
     assert len(processes) >= 3
     running_demo.send_signal(getattr(signal, number))
-    assert running_demo.wait(30) == exit_code
-    _, alive = psutil.wait_procs(processes, timeout=20)
-    assert not alive
+    assert running_demo.wait(PATIENCE_SECONDS) == exit_code
+    assert wait_for_end([process.pid for process in processes])
     assert not list((tmp_path / "joblib").iterdir())

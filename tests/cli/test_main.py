@@ -8,6 +8,7 @@ import pytest
 import skl_mmap
 from skl_mmap.cli import _demo, main
 from skl_mmap.cli._command import CheckFailedError, CommandError
+from tests.waiting import PATIENCE_SECONDS
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,4 +73,4 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert process.stderr is not None
     assert process.stderr.read() == b""
     process.stderr.close()
-    assert process.wait(30) == 141
+    assert process.wait(PATIENCE_SECONDS) == 141

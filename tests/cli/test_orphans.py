@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from skl_mmap.cli._script import adopting_orphans
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux lets a process adopt orphans"
@@ -65,14 +66,14 @@ def test_what_is_to_outlive_the_block_does() -> None:
     start = time.monotonic()
     with adopting_orphans():
         start_orphans("daemon", "600")
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < PATIENCE_SECONDS
     (daemon,) = (
         child
         for child in psutil.Process().children()
         if f"{child.pid} {child.status()}" not in before
     )
     daemon.kill()
-    assert daemon.wait(10) == -signal.SIGKILL
+    assert daemon.wait(PATIENCE_SECONDS) == -signal.SIGKILL
     assert list_children() == before
 
 
@@ -92,10 +93,7 @@ def test_children_of_what_is_ended_are_reaped_too() -> None:
     before = list_children()
     with adopting_orphans() as end_orphans:
         process = subprocess.Popen([sys.executable, "-c", CHAIN])
-        deadline = time.monotonic() + 30
-        while not psutil.Process(process.pid).children():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        assert wait_until(psutil.Process(process.pid).children)
         end_orphans()
         assert list_children() == before
         process.wait()
@@ -123,4 +121,4 @@ def test_a_zombie_of_another_process_is_not_waited_for(
         if f"{child.pid} {child.status()}" not in before
     )
     daemon.kill()
-    assert daemon.wait(10) == -signal.SIGKILL
+    assert daemon.wait(PATIENCE_SECONDS) == -signal.SIGKILL

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -17,15 +16,9 @@ import pytest
 from skl_mmap import MemoryReport
 from skl_mmap.cli import main
 from tests.cli.scripts import BUSY, PARALLEL, SEES, run_command, run_python, write
+from tests.waiting import PATIENCE_SECONDS, wait_for_end, wait_until
 
 needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-
-
-def are_gone(pids: list[int]) -> bool:
-    deadline = time.monotonic() + 10
-    while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not any(map(psutil.pid_exists, pids))
 
 
 def test_a_script_sees_what_it_would_see_under_python(tmp_path: Path) -> None:
@@ -176,7 +169,7 @@ def test_a_killed_script_is_explained_and_leaves_no_workers(
     assert re.search(r"It held [\d.]+ MiB at its peak", message)
     workers = [int(path.name.partition("_")[2]) for path in folder.iterdir()]
     assert len(workers) == 2
-    assert are_gone(workers)
+    assert wait_for_end(workers)
     assert not list(shared.iterdir())
 
 
@@ -204,15 +197,13 @@ def test_a_signal_reaches_the_script(
         start_new_session=True,
         cwd=os.getcwd(),
     )
-    while len(list(folder.iterdir())) < 2:
-        assert process.poll() is None
-        time.sleep(0.02)
+    assert wait_until(lambda: len(list(folder.iterdir())) == 2)
     descendants = psutil.Process(process.pid).children(recursive=True)
     assert len(descendants) >= 4  # sampler, script, two workers
     process.send_signal(getattr(signal, number))
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == exit_code
-    assert are_gone([descendant.pid for descendant in descendants])
+    assert wait_for_end([descendant.pid for descendant in descendants])
 
 
 def test_comparison_of_equal_outputs(

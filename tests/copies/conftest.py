@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 
 import numpy as np
 import psutil
 import pytest
+
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 if sys.platform != "linux":
     collect_ignore_glob = ["test_*.py"]
@@ -39,16 +40,12 @@ def prober(data: tuple[np.ndarray, np.ndarray]) -> Iterator[Prober]:
         layout=GIVEN,
         methods=("fit",),
         n_rows=len(X),
-        timeout_seconds=30.0,
+        timeout_seconds=PATIENCE_SECONDS,
     ) as prober:
         # Otherwise the guard of the first test takes it for another process.
-        wait_for_sleep()
+        assert wait_until(are_children_asleep)
         yield prober
 
 
-def wait_for_sleep() -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if all(c.status() == "sleeping" for c in psutil.Process().children()):
-            return
-        time.sleep(0.02)
+def are_children_asleep() -> bool:
+    return all(c.status() == "sleeping" for c in psutil.Process().children())

@@ -29,6 +29,7 @@ import skl_mmap
 from skl_mmap import CopyReport, assert_no_copy, check_copies
 from skl_mmap.copies import Layout, Reason, _prober
 from skl_mmap.exceptions import CopyError, InvalidParameterError, MeasurementError
+from tests.waiting import PATIENCE_SECONDS, wait_for_end, wait_until
 
 from .switch import Switch
 
@@ -221,7 +222,7 @@ def test_timeout_is_a_result(data: Data) -> None:
     found = check_copies(
         Switch(fit="hang"), data[0], methods=("fit",), timeout_seconds=0.5, n_rows=9_999
     )
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < PATIENCE_SECONDS
     assert found.find("fit").outcome == "timeout"
     with pytest.raises(MeasurementError, match="longer than timeout_seconds"):
         found.copies("fit")
@@ -249,21 +250,21 @@ def test_child_of_the_estimator_ends_with_it(
         Switch(fit="leave_child"), data[0], methods=("fit",), suggestions=False
     )
     assert found.find("fit").outcome in ("ok", "timeout")
-    deadline = time.monotonic() + 5
-    while psutil.pid_exists(int(file.read_text())) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not psutil.pid_exists(int(file.read_text()))
+    assert wait_for_end([int(file.read_text())])
+
+
+def find_jobs(jobs: list[psutil.Process]) -> bool:
+    """Look for the children of servers, and say if there are any."""
+    for server in psutil.Process().children():
+        jobs.extend(server.children())
+    return bool(jobs)
 
 
 def test_job_ends_when_the_process_that_started_it_is_killed(data: Data) -> None:
     jobs: list[psutil.Process] = []
 
     def kill() -> None:
-        deadline = time.monotonic() + 30
-        while not jobs and time.monotonic() < deadline:
-            time.sleep(0.05)
-            for server in psutil.Process().children():
-                jobs.extend(server.children())
+        wait_until(lambda: find_jobs(jobs))
         jobs[0].parent().kill()
 
     thread = threading.Thread(target=kill)
@@ -273,8 +274,7 @@ def test_job_ends_when_the_process_that_started_it_is_killed(data: Data) -> None
             check_copies(Switch(fit="hang"), data[0], methods=("fit",), n_rows=1000)
     finally:
         thread.join()
-    _, alive = psutil.wait_procs(jobs, timeout=10)
-    assert alive == []
+    assert wait_for_end([job.pid for job in jobs])
 
 
 def test_nothing_is_left_when_the_caller_is_killed(tmp_path: Path) -> None:
@@ -291,18 +291,14 @@ def test_nothing_is_left_when_the_caller_is_killed(tmp_path: Path) -> None:
         [sys.executable, "-c", textwrap.dedent(program)], cwd=PACKAGE_FOLDER
     )
     try:
-        deadline = time.monotonic() + 60
-        children: list[psutil.Process] = []
+        parent = psutil.Process(process.pid)
         # The server, and the process of the job.
-        while len(children) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-            children = psutil.Process(process.pid).children(recursive=True)
-        assert len(children) == 2
+        assert wait_until(lambda: len(parent.children(recursive=True)) == 2)
+        children = parent.children(recursive=True)
     finally:
         process.kill()
         process.wait()
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert alive == []
+    assert wait_for_end([child.pid for child in children])
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_what_is_read_is_what_was_written(
     assert type(read) is np.ndarray
     assert read.dtype == array.dtype
     assert read.shape == array.shape
-    assert read.tolist() == array.tolist() or array.dtype.kind == "f"
+    np.testing.assert_array_equal(read, array)
     if array.dtype.names is None:
         assert read.tobytes() == array.tobytes()
 

@@ -8,17 +8,16 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from skl_mmap.monitor import _process, _sampler
 from skl_mmap.monitor._sampler import TimeLine
+from tests.waiting import PATIENCE_SECONDS, is_running, wait_for_end, wait_until
 
 from .conftest import MIB, Child, needs_proc
 
@@ -31,22 +30,6 @@ context = measure()
 report = context.__enter__()
 answer = psutil.Process().children()[0].pid
 """
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def wait_for_end(pid: int, seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while is_running(pid):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 class TestTimeLine:
@@ -94,7 +77,7 @@ def run_sampler(*options: str) -> subprocess.CompletedProcess[bytes]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
 
 
@@ -130,7 +113,7 @@ def test_ends_without_a_word_when_nobody_reads_its_output() -> None:
             stdout=send,
             stderr=subprocess.PIPE,
             check=True,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
         )
     finally:
         os.close(send)
@@ -147,20 +130,20 @@ class TestEnd:
         sampler = child.run(START_MEASURING)
         assert is_running(sampler)
         child.kill()
-        assert wait_for_end(sampler)
+        assert wait_for_end([sampler])
 
     def test_sampler_ends_even_if_a_fork_holds_its_input_open(
         self, child: Child
     ) -> None:
         sampler, fork = child.run(
             START_MEASURING + "sampler, fork = answer, os.fork()\n"
-            "if not fork: time.sleep(60)\n"
+            "if not fork: time.sleep(600)\n"
             "answer = sampler, fork"
         )
         try:
             # Pipes are inherited by a fork, so this end of the sampler's input stays.
             child._process.kill()
-            assert wait_for_end(sampler)
+            assert wait_for_end([sampler])
             assert is_running(fork)
         finally:
             os.kill(fork, signal.SIGKILL)
@@ -170,7 +153,7 @@ class TestEnd:
     ) -> None:
         n_readings = child.run(
             START_MEASURING + "fork = os.fork()\n"
-            "if not fork: time.sleep(60)\n"
+            "if not fork: time.sleep(600)\n"
             "try:\n"
             "    context.__exit__(None, None, None)\n"
             "finally:\n"
@@ -210,12 +193,10 @@ class TestEnd:
             "    with measure() as report:\n"
             f"        data = bytearray({64 * MIB})\n"
             f"        open({str(sign)!r}, 'w').close()\n"
-            "        time.sleep(60)\n"
+            "        time.sleep(600)\n"
             "except KeyboardInterrupt:\n"
             "    answer = report.peak_growth_bytes"
         )
-        end = time.monotonic() + 30
-        while not sign.exists() and time.monotonic() < end:
-            time.sleep(0.01)
+        assert wait_until(sign.exists)
         os.killpg(child.pid, signal.SIGINT)
         assert child.wait_for_answer() >= 60 * MIB
