@@ -227,7 +227,7 @@ def running_demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 @needs_posix
 @pytest.mark.parametrize(
     ("number", "exit_code"),
-    [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGKILL", -9)],
+    [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)],
 )
 def test_a_signal_leaves_no_processes_and_no_files(
     number: str, exit_code: int, running_demo: subprocess.Popen[str], tmp_path: Path

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -54,6 +56,28 @@ def test_errors_become_exit_codes_and_one_line(
     output = capsys.readouterr()
     assert output.err.endswith(text)
     assert output.out == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+def test_signals_unwind_the_stack(number: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+
+    def run(_: object) -> int:
+        try:
+            os.kill(os.getpid(), getattr(signal, number))
+            steps.append("goes on")
+        finally:
+            steps.append("tidied up")
+        return 0
+
+    monkeypatch.setattr(_demo, "run", run)
+    before = signal.getsignal(getattr(signal, number))
+    with pytest.raises(SystemExit) as ended:
+        main(["demo"])
+    assert ended.value.code == 128 + getattr(signal, number)
+    assert steps == ["tidied up"]
+    assert signal.getsignal(getattr(signal, number)) is before
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:

@@ -14,7 +14,8 @@ from sklearn.base import BaseEstimator
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 
-from skl_mmap import Measurement, Memmapped
+from skl_mmap import Memmapped
+from skl_mmap._child import Child
 from skl_mmap.exceptions import InvalidParameterError
 from tests.backend.common import SegmentWatch
 from tests.estimators.common import make_data
@@ -37,9 +38,9 @@ def count_children() -> int:
 
 def test_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> None:
-        raise AssertionError("somebody measures")
+        raise AssertionError("a process is started, which measures")
 
-    monkeypatch.setattr(Measurement, "__enter__", fail)
+    monkeypatch.setattr(Child, "__init__", fail)
     X = np.random.default_rng(0).normal(size=(1000, 10))
     watch = SegmentWatch()
     n_children = count_children()
