@@ -60,7 +60,8 @@ def test_what_is_read_is_what_was_written(
     assert type(read) is np.ndarray
     assert read.dtype == array.dtype
     assert read.shape == array.shape
-    np.testing.assert_array_equal(read, array)
+    # As text, in which NaN equals itself.
+    assert repr(read.tolist()) == repr(array.tolist())
     if array.dtype.names is None:
         assert read.tobytes() == array.tobytes()
 
