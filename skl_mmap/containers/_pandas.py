@@ -389,6 +389,16 @@ def _are_numbers(labels: pd.Index) -> bool:
     return type(labels) is pd.Index and isinstance(labels.dtype, np.dtype)
 
 
+def _array_of_labels(labels: pd.Index, *, is_mapped: bool) -> npt.NDArray[Any] | None:
+    """Return the array that labels are selected from, if that may be a mapped one.
+
+    pandas itself selects dates from it, whether other rows are mapped or not.
+    """
+    if isinstance(labels, pd.DatetimeIndex | pd.TimedeltaIndex):
+        return np.asarray(labels.asi8)
+    return np.asarray(labels) if is_mapped and _are_numbers(labels) else None
+
+
 # Making frames.
 
 
@@ -568,10 +578,11 @@ class PandasContainer(Container):
             cost = plan_rows(geometry_of(block.T), index).cost
         else:
             cost = _plan_columns(X, index, geometry_of).cost
-        if cost.mapped_bytes and _are_numbers(X.index):
-            labels = plan_rows(geometry_of(np.asarray(X.index)), index).cost
+        labels = _array_of_labels(X.index, is_mapped=cost.mapped_bytes > 0)
+        if labels is not None:
+            selected = plan_rows(geometry_of(labels), index).cost
             # Labels that are sent by value are not data.
-            cost += Cost(labels.mapped_bytes, labels.counted)
+            cost += Cost(selected.mapped_bytes, selected.counted)
         return cost
 
     def share(self, X: Any, placement: Placement, settings: Settings) -> Any:

@@ -93,7 +93,9 @@ class PlannedRows(NamedTuple):
             causes = counted
         elif counted:
             causes = {c: n for c, n in causes.items() if c not in counted}
-        return max(causes, key=causes.__getitem__)
+        # Sets without rows, and rows without elements, have no bytes.
+        few = Cause(Reason.FEW_BYTES)
+        return max(causes, key=causes.__getitem__, default=few)
 
 
 def is_stratified(cv: Any) -> bool:

@@ -61,6 +61,7 @@ SPLITTERS: dict[str, tuple[Any, Any, Any]] = {
     "masks": (halves(ROWS < 9000, ROWS >= 9000), UNSORTED, None),
     "rows twice": (halves(np.r_[0:20_000, 0:9000], ROWS[::-1]), UNSORTED, None),
     "from the end": (halves(-1 - ROWS, np.r_[-9000:0, 0:9000]), UNSORTED, None),
+    "no test rows": ([(ROWS, ROWS[:0])], UNSORTED, None),
     "many runs": (halves(ROWS[ROWS % 40 > 0], ROWS[ROWS % 400 > 0]), UNSORTED, None),
 }
 
@@ -212,6 +213,21 @@ def assert_equal(
             assert rows.copied_bytes == copied_bytes, where
             is_copy = rows.kind in ("part copied", "copied")
             assert bool(rows.reason) == is_copy, where
+
+
+def test_labels_that_are_dates_are_selected_as_predicted() -> None:
+    n_rows = 150_000  # so many dates are shared
+    splits = list(KFold(3).split(np.empty((n_rows, 0))))
+    labels = pd.date_range("2000", periods=n_rows, freq="s")
+    for values in (np.ones((n_rows, 2)), np.asfortranarray(np.ones((n_rows, 2)))):
+        X = pd.DataFrame(values, index=labels, copy=False)
+        tasks = [
+            joblib.delayed(count_selections)(X, None, train=train, test=test)
+            for train, test in splits
+        ]
+        with joblib.parallel_config(backend="mmap", n_jobs=2):
+            counted = joblib.Parallel()(tasks)
+        assert_equal(check_folds(splits, X), counted, "dates")
 
 
 @pytest.mark.parametrize("layout", ["C, float64", "Fortran", "SharedArray", "small"])
