@@ -46,6 +46,17 @@ def list_children() -> list[str]:
     return [f"{child.pid} {child.status()}" for child in psutil.Process().children()]
 
 
+def end_the_new_one(before: Any) -> None:
+    """End the one child that was not there before; nobody else has done so."""
+    (daemon,) = (
+        child
+        for child in psutil.Process().children()
+        if f"{child.pid} {child.status()}" not in before
+    )
+    daemon.kill()
+    assert daemon.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+
+
 def test_orphans_that_end_soon_are_reaped() -> None:
     before = list_children()
     with adopting_orphans():
@@ -67,13 +78,7 @@ def test_what_is_to_outlive_the_block_does() -> None:
     with adopting_orphans():
         start_orphans("daemon", "600")
     assert time.monotonic() - start < PATIENCE_SECONDS
-    (daemon,) = (
-        child
-        for child in psutil.Process().children()
-        if f"{child.pid} {child.status()}" not in before
-    )
-    daemon.kill()
-    assert daemon.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+    end_the_new_one(before)
     assert list_children() == before
 
 
@@ -115,10 +120,4 @@ def test_a_zombie_of_another_process_is_not_waited_for(
         subprocess.run([sys.executable, "-c", NEGLIGENT], check=True)
     # As long as anything may take, and no longer: ten rounds, fewer if busy.
     assert len(calls) <= 12
-    (daemon,) = (
-        child
-        for child in psutil.Process().children()
-        if f"{child.pid} {child.status()}" not in before
-    )
-    daemon.kill()
-    assert daemon.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+    end_the_new_one(before)
