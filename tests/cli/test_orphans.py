@@ -46,7 +46,7 @@ def list_children() -> list[str]:
     return [f"{child.pid} {child.status()}" for child in psutil.Process().children()]
 
 
-def end_the_new_one(before: Any) -> None:
+def end_the_new_one(before: list[str]) -> None:
     """End the one child that was not there before; nobody else has done so."""
     (daemon,) = (
         child
