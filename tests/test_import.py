@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import joblib
+import numpy as np
 import pytest
 
 import skl_mmap
@@ -39,6 +41,16 @@ def test_import_is_light() -> None:
 @pytest.mark.parametrize("package", ["skl_mmap.memory", "skl_mmap.backend"])
 def test_module_level_does_not_import_sklearn(package: str) -> None:
     assert "sklearn" not in list_imported(IMPORT_ALL.format(package=package))
+
+
+def test_command_line_is_light(tmp_path: Path) -> None:
+    # Its process stays beside the script that it runs, and is in the report.
+    path = tmp_path / "x.npy"
+    np.save(path, np.ones((10, 2)))
+    program = f"from skl_mmap.cli import main; main(['info', '--json', {str(path)!r}])"
+    imported = list_imported(program)
+    assert "joblib" in imported
+    assert not imported & {"sklearn", "scipy", "loky", "pandas", "pyarrow"}
 
 
 def test_import_registers_the_backend() -> None:
