@@ -191,6 +191,8 @@ def carry_out(
 
     None if nothing was planned to be mapped, or the kernel has no room for it.
     """
+    if not plan.is_mapped and not plan.cause.reason.is_counted:
+        return None  # without more ado: rows are often selected a few at a time
     cost = plan.cost
     joined = None
     if plan.is_mapped and geometry.origin and geometry.origin.segment:
