@@ -185,11 +185,11 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         """Send a batch of tasks to the workers."""
         if self._store is None:  # a late task of a call that was aborted
             self.start_call()
-        if self._watch is not None:
-            self._watch.see(func)
         options = self._call_options
         freed_bytes = compact_waiting(self.parallel, options)
         task = Task(func, self._store, options, freed_bytes)
+        if self._watch is not None:  # index arrays are runs by now
+            self._watch.see(task.batch)
         future = self._workers.submit(task)
         if callback is not None:
             future.add_done_callback(callback)

@@ -44,7 +44,7 @@ class Task:
     def __init__(
         self, batch: Any, store: Store | None, options: Options, freed_bytes: int = 0
     ) -> None:
-        self._batch, self._freed_bytes = compact_batch(batch, options)
+        self.batch, self._freed_bytes = compact_batch(batch, options)
         self._freed_bytes += freed_bytes
         self._store = store
         self._options = options
@@ -56,7 +56,7 @@ class Task:
         joblib, the future and its callbacks refer to each other after an error, until
         the garbage collector finds them.
         """
-        self._batch = self._store = None
+        self.batch = self._store = None
         self._segments = []
 
     def __reduce__(self) -> Any:
@@ -64,7 +64,7 @@ class Task:
             trim_heap()
         assert self._store is not None
         try:
-            payload, self._segments = dump_task(self._batch, self._store, self._options)
+            payload, self._segments = dump_task(self.batch, self._store, self._options)
         except SharingError as error:
             # Raised by the worker, it takes the way of every other error to the user;
             # raised here, loky would turn it into a PicklingError.

@@ -92,18 +92,17 @@ class PartitionCheck:
     """
 
     def __init__(self, n_samples: int) -> None:
-        self._folds = np.full(n_samples, -1, dtype=np.int32)
-        self._n_splits = 0
+        # A byte for each row: nobody asks which fold has tested it.
+        self._folds = np.full(n_samples, -1, dtype=np.int8)
         self.holds = True
 
     def see(self, train: Any, test: Any) -> None:
         """Look at the next split: valid indices, or masks."""
         if self.holds:
             try:
-                _add_fold(self._folds, self._n_splits, (train, test), "cv")
+                _add_fold(self._folds, 0, (train, test), "cv")
             except InvalidParameterError:
                 self.holds = False
-        self._n_splits += 1
 
 
 def _name(cv: Any) -> str:
@@ -139,19 +138,20 @@ def _iterate_splits(
 
 
 def _add_fold(
-    folds: npt.NDArray[np.int32], number: int, split: tuple[Any, Any], name: str
+    folds: npt.NDArray[Any], number: int, split: tuple[Any, Any], name: str
 ) -> int:
     """Note the rows of a test set, and return how many there are."""
     n_samples = len(folds)
     is_train = _as_mask(split[0], n_samples, f"the train set of split {number}", name)
     is_test = _as_mask(split[1], n_samples, f"the test set of split {number}", name)
-    n_both = np.count_nonzero(is_train & is_test)
+    missing = is_train & is_test
+    n_both = np.count_nonzero(missing)
     if n_both:
         raise InvalidParameterError(
             f"{name} is not a partition: split {number} has {n_both} rows in both its "
             f"train and its test set. Take them out of the train set, or {_LEAVE_IT}."
         )
-    missing = is_train | is_test
+    np.logical_or(is_train, is_test, out=missing)
     np.logical_not(missing, out=missing)
     if missing.any():
         raise InvalidParameterError(
