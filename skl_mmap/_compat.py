@@ -583,8 +583,11 @@ def _has_blocks() -> bool:
 
 def masked_parts(array: Any) -> tuple[Any, Any] | None:
     """Return the values of a nullable array of pandas, and its mask, without a copy."""
-    values, mask = getattr(array, "_data", None), getattr(array, "_mask", None)
-    return None if values is None or mask is None else (values, mask)
+    mask = getattr(array, "_mask", None)
+    if mask is None:  # looked at first: pandas 2.1 warns of the `_data` of other arrays
+        return None
+    values = getattr(array, "_data", None)
+    return None if values is None else (values, mask)
 
 
 @_needs(
