@@ -162,5 +162,6 @@ def count_runs(rows: Any) -> int:
         if is_mask:
             n_runs += int(np.count_nonzero(chunk[1:] & ~chunk[:-1]))
         else:
-            n_runs += int(np.count_nonzero(chunk[1:] - 1 != chunk[:-1]))
+            rows = chunk.astype(np.intp)  # few bits without a sign would wrap
+            n_runs += int(np.count_nonzero(rows[1:] != rows[:-1] + 1))
     return n_runs

@@ -105,3 +105,8 @@ def test_runs_are_counted_across_chunks(n_rows: int) -> None:
     assert count_runs(every_second) == count_runs(rows[every_second]) == -(-n_rows // 2)
     assert count_runs(rows[::-1]) == n_rows
     assert count_runs(rows[:0]) == 0
+
+
+def test_runs_of_few_bits_do_not_wrap() -> None:
+    assert count_runs(np.array([254, 255, 0, 1], dtype=np.uint8)) == 2
+    assert count_runs(np.array([127, -128], dtype=np.int8)) == 2
