@@ -224,7 +224,8 @@ def _wait_for_leaks(read_leaks: Callable[[], list[str]]) -> list[str]:
     return leaks
 
 
-def _shut_down_pools() -> None:
+def shut_down_pools() -> None:
+    """Shut the reusable executors down, with their workers."""
     for pool in _find_pools():
         if hasattr(pool, "terminate"):
             # joblib's pool, which also removes its temporary folders.
@@ -259,7 +260,7 @@ def guard_module(
     trackers = {tracker._pid for tracker in _find_trackers()}
     descendants = psutil.Process().children(recursive=True)
     descendants = [process for process in descendants if process.pid not in trackers]
-    _shut_down_pools()
+    shut_down_pools()
     if request.node.stash.get(_has_failed, False):
         return
 
