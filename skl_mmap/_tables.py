@@ -1,4 +1,4 @@
-"""Tables: aligned columns of plain text, and HTML in one look for light and dark pages.
+"""Tables: plain text in columns, HTML in one look for light and dark pages, frames.
 
 HTML is made of text that is escaped here, and of `Markup`, which is HTML already. It
 has no scripts and fetches nothing, so it can stand in any page or notebook.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Any
 
 _GAP = "  "
 # No colours but shades of what is there: readable on a light page and on a dark one.
@@ -28,6 +29,33 @@ _STYLE = """
 .skl-mmap .key {display: inline-block; width: 0.8em; height: 0.8em;
  margin: 0 0.35em 0 1em; border-radius: 2px}
 """
+
+
+def as_data_frame(
+    rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None
+) -> Any:
+    """Return a table as a pandas data frame.
+
+    Parameters
+    ----------
+    rows : sequence of dict of str to object
+        The values of each row by column.
+    columns : sequence of str, default=None
+        Names of the columns, in order; None takes them from the rows.
+
+    Raises
+    ------
+    ImportError
+        If pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError(
+            "to_frame() needs pandas, which is not installed. Run: "
+            "pip install 'skl-mmap[tables]'"
+        ) from error
+    return pd.DataFrame(rows, columns=columns)
 
 
 class Markup(str):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from skl_mmap._tables import Markup, html_block, html_table
+from skl_mmap._tables import Markup, as_data_frame, html_block, html_table
 from skl_mmap._units import format_bytes
 from skl_mmap.copies._numpy_memory import shorten
 from skl_mmap.copies._results import (
@@ -226,16 +226,9 @@ class CopyReport:
 
         Raises
         ------
-        InvalidParameterError
+        ImportError
             If pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise InvalidParameterError(
-                "to_frame() makes a pandas DataFrame, and pandas is not installed. "
-                "Run: pip install 'skl-mmap[tables]'"
-            ) from error
         rows = [
             {
                 "estimator": self.estimator,
@@ -249,7 +242,7 @@ class CopyReport:
             for result in self.layouts
             for found in result.methods
         ]
-        return pd.DataFrame(rows)
+        return as_data_frame(rows)
 
     def __str__(self) -> str:
         """Tell it line by line."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from skl_mmap.exceptions import InvalidParameterError
+from skl_mmap._tables import as_data_frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +129,15 @@ class FoldReport:
 
         Raises
         ------
-        InvalidParameterError
+        ImportError
             If pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise InvalidParameterError(
-                "to_frame() makes a pandas.DataFrame, and pandas is not installed. "
-                "Run pip install 'skl-mmap[tables]', or use report.folds."
-            ) from error
         rows = [
             {"split": fold.split, **{name: getattr(part, name) for name in _COLUMNS}}
             for fold in self.folds
             for part in fold.parts
         ]
-        return pd.DataFrame(rows, columns=["split", *_COLUMNS])
+        return as_data_frame(rows, ["split", *_COLUMNS])
 
     def __str__(self) -> str:
         from skl_mmap.preview._fold_text import format_folds

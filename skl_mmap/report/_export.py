@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from skl_mmap._tables import as_data_frame
 from skl_mmap.exceptions import FileFormatError, InvalidParameterError
 from skl_mmap.monitor import MeasuredBlock
 from skl_mmap.report._findings import explain
@@ -141,21 +142,14 @@ _TASK_COLUMNS = (
 )
 
 
-def make_frame(report: MemoryReport, what: str) -> Any:
+def make_part(report: MemoryReport, what: str) -> Any:
     """Return a part of a report as a pandas data frame; see `MemoryReport.to_frame`."""
     if what not in _PARTS:
         raise InvalidParameterError(
             f"what={what!r} is not a part of a report. Pass one of {', '.join(_PARTS)}."
         )
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError(
-            "to_frame() needs pandas, which is not installed. Run: "
-            "pip install 'skl-mmap[tables]'"
-        ) from error
     list_rows, columns = _PARTS[what]
-    return pd.DataFrame(list_rows(report), columns=list(columns))
+    return as_data_frame(list_rows(report), list(columns))
 
 
 def _list_tasks(report: MemoryReport) -> _Rows:

@@ -233,9 +233,9 @@ class MemoryReport(MeasuredBlock):
         InvalidParameterError
             If there is no such part.
         """
-        from skl_mmap.report._export import make_frame
+        from skl_mmap.report._export import make_part
 
-        return make_frame(self, what)
+        return make_part(self, what)
 
     def plot(self) -> Figure:
         """Draw memory by process, tasks, and CPU use over time.

@@ -380,7 +380,7 @@ def test_the_extra_is_named_where_pandas_is_missing(
 ) -> None:
     report = check_folds(3, X)
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(InvalidParameterError, match=r"install 'skl-mmap\[tables\]'"):
+    with pytest.raises(ImportError, match=r"install 'skl-mmap\[tables\]'"):
         report.to_frame()
 
 
