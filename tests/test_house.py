@@ -178,7 +178,7 @@ TESTED_PARTS = {
         "backend": "pool task",
     },
     "sizes are made small, or the kernel is made to refuse": {
-        "backend": "fork_server forking",
+        "backend": "forking",
         "memory": "adoption conversion filling mapping plan runs segment store",
         "files": "columns csv load npy typed",
         "orders": "page_order",

@@ -189,9 +189,13 @@ def read_umask() -> int:
 _HANDED_ON = (
     *(b"Uid:", b"Gid:", b"Groups:", b"SigBlk:", b"SigIgn:", b"CapInh:", b"CapPrm:"),
     *(b"CapEff:", b"CapBnd:", b"CapAmb:", b"NoNewPrivs:", b"Seccomp:"),
-    *(b"Seccomp_filters:", b"Cpus_allowed:", b"Mems_allowed:", b"Speculation_"),
+    *(b"Seccomp_filters:", b"Speculation_", b"THP_enabled:", b"Cpus_allowed:"),
+    b"Mems_allowed:",
 )
-_HANDED_ON_FILES = ("limits", "cgroup", "oom_score_adj", "coredump_filter")
+_HANDED_ON_FILES = (
+    *("limits", "cgroup", "oom_score_adj", "coredump_filter", "personality"),
+    *("loginuid", "timerslack_ns"),
+)
 
 
 def read_inherited_state() -> tuple[object, ...]:
@@ -221,6 +225,7 @@ def read_inherited_state() -> tuple[object, ...]:
     links = ["root", *(f"ns/{name}" for name in names)]
     found += [os.readlink(folder + link) for link in links]
     found += [os.getpgrp(), os.getsid(0), os.getpriority(os.PRIO_PROCESS, 0)]
+    found += [os.sched_getscheduler(0), os.sched_getparam(0).sched_priority]
     return tuple(found)
 
 

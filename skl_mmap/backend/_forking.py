@@ -16,6 +16,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import marshal
+import multiprocessing.process
 import os
 import select
 import signal
@@ -44,6 +45,8 @@ PRELOADED = (
 """Packages that a server imports if the parent has: their import starts no thread, and
 leaves no random state that two workers would share. Checked in the tests."""
 
+# A module for each library, and some start threads when they are imported: polars.
+_FOR_LIBRARIES = "skl_mmap.containers._"
 # Handed to each worker, so that a change needs no new server: nobody reads them when a
 # library is imported.
 _TRAVELLING = ("COLUMNS", "LINES", "OLDPWD", "PWD", "PYTEST_CURRENT_TEST", "_")
@@ -102,7 +105,9 @@ def _find_modules(packages: frozenset[str]) -> list[tuple[str, str | None]]:
     found = []
     for name, module in list(sys.modules.items()):
         spec = getattr(module, "__spec__", None)
-        is_wanted = name.partition(".")[0] in packages and ".tests" not in name
+        is_wanted = name.partition(".")[0] in packages
+        if ".tests" in name or name.startswith(_FOR_LIBRARIES):
+            is_wanted = name.removeprefix(_FOR_LIBRARIES) in packages
         if is_wanted and spec is not None and spec.name == name:
             found.append((name, spec.origin if spec.has_location else None))
     return found
@@ -123,9 +128,9 @@ def _find_packages(preload: Sequence[str]) -> dict[str, object]:
 
 
 def _search_path() -> list[str]:
-    """Return where a new interpreter would look for modules."""
-    start = os.getcwd()
-    return [path if path != "" else start for path in sys.path]
+    """Return where loky's workers look for modules."""
+    start = getattr(multiprocessing.process, "ORIGINAL_DIR", None) or ""
+    return [path or start for path in sys.path]
 
 
 def _take_fingerprint(environment: Mapping[str, str]) -> tuple[object, ...]:

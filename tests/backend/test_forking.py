@@ -197,6 +197,28 @@ def test_a_forked_worker_sees_what_a_spawned_one_sees(tmp_path: Path) -> None:
     assert last["group"][2] == first["group"][2] + 3
 
 
+POLARS = """
+import polars, skl_mmap
+from joblib import Parallel, delayed, parallel_config
+from skl_mmap.backend import _forking
+if __name__ == "__main__":
+    frame = polars.DataFrame({"a": range(1_000_000)})
+    for _ in range(2):
+        with parallel_config(backend="mmap", n_jobs=2):
+            print(Parallel()(delayed(polars.DataFrame.sum)(frame) for _ in range(2))[0])
+        from loky import get_reusable_executor
+        get_reusable_executor().shutdown(wait=True)
+    assert _forking.server_pid() is not None
+"""
+
+
+def test_polars_is_left_to_the_workers(tmp_path: Path) -> None:
+    """It starts threads when it is imported, here by our own module for its frames."""
+    if importlib.util.find_spec("polars") is None:
+        pytest.skip("polars is not installed")
+    assert run_script(tmp_path, POLARS).stdout.count("499999500000") == 2
+
+
 DRAW = """
 import random, tempfile, uuid
 import numpy as np
