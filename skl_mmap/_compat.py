@@ -288,6 +288,26 @@ def _has_depth() -> bool:
     return isinstance(_find(_JOBLIB_EXECUTOR, "_CURRENT_DEPTH"), int)
 
 
+def why_broken(executor: Any) -> BaseException | None:
+    """Return the error that has ended a pool; None if there is none, or it is unknown.
+
+    While a worker is being started, the end of another one closes the pipes that the
+    new one should get: an OSError then, which says nothing of the cause.
+    """
+    error = getattr(getattr(executor, "_flags", None), "broken", None)
+    return error if isinstance(error, BaseException) else None
+
+
+@_needs(
+    "loky",
+    "broken pools",
+    "the end of a worker may be reported as an OSError while another one starts",
+)
+def _has_flags() -> bool:
+    pool = _find("loky.process_executor", "_ExecutorFlags")(shutdown_lock=None)
+    return pool.broken is None
+
+
 UNKNOWN_EXIT_CODE = 255
 """What loky says of a process that has ended nobody knows how."""
 

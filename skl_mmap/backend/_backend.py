@@ -20,7 +20,7 @@ from skl_mmap import _compat
 from skl_mmap.backend._calls import CallWatch
 from skl_mmap.backend._indices import compact_waiting
 from skl_mmap.backend._options import Options
-from skl_mmap.backend._pool import get_executor, why_spawned
+from skl_mmap.backend._pool import get_executor, submit, why_spawned
 from skl_mmap.backend._task import Task, unpack
 from skl_mmap.memory import Store
 from skl_mmap.monitor import is_measuring, note, publish
@@ -198,7 +198,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         task = Task(func, self._store, options, freed_bytes)
         if self._watch is not None:  # index arrays are runs by now
             self._watch.see(task.batch)
-        future = self._workers.submit(task)
+        future = submit(self._workers, task)
         if callback is not None:
             future.add_done_callback(callback)
         # Not before joblib has read the result, which may refer to the segments.

@@ -85,7 +85,8 @@ def _find_context(options: Options) -> _Context:
 
 def get_executor(n_jobs: int, options: Options, env: dict[str, str]) -> Any:
     """Return this thread's pool, resized or restarted if need be."""
-    return loky.get_reusable_executor(
+    get = functools.partial(
+        loky.get_reusable_executor,
         max_workers=n_jobs,
         context=_find_context(options),
         timeout=options.idle_worker_timeout,
@@ -93,6 +94,29 @@ def get_executor(n_jobs: int, options: Options, env: dict[str, str]) -> Any:
         initargs=(os.getpid(), options.initializer, options.initargs),
         env=env,
     )
+    try:
+        return get()
+    except OSError:
+        # A worker was killed while others were started. loky knows of it by now, and
+        # begins a new pool; whatever else it was happens again.
+        return get()
+
+
+def submit(executor: Any, task: Any) -> Any:
+    """Send a task to the workers, and return its future.
+
+    Raises
+    ------
+    BrokenProcessPool
+        If a worker has ended.
+    """
+    try:
+        return executor.submit(task)
+    except OSError as error:
+        broken = _compat.why_broken(executor)
+        if broken is None:
+            raise
+        raise broken from error
 
 
 def why_spawned(options: Options) -> str:
