@@ -72,13 +72,15 @@ class Peer:
         The parent of this process, or a child of it that has not been waited for.
     is_parent : bool, default=True
         Which of the two.
+    fd : int, default=-1
+        A pidfd of it, which belongs to this object from now on; else one is opened.
     """
 
-    def __init__(self, pid: int, *, is_parent: bool = True) -> None:
+    def __init__(self, pid: int, *, is_parent: bool = True, fd: int = -1) -> None:
         self.pid = pid
         self._is_parent = is_parent
-        self._fd = -1
-        if hasattr(os, "pidfd_open"):
+        self._fd = fd
+        if fd < 0 and hasattr(os, "pidfd_open"):
             try:  # noqa: SIM105 - contextlib is too large to import for this
                 self._fd = os.pidfd_open(pid)
             except OSError:  # an old kernel, or the process has ended
@@ -221,7 +223,7 @@ class Connection:
         self.source = self._sink = -1
 
 
-def _above_standard(fd: int) -> int:
+def above_standard(fd: int) -> int:
     """Return a copy of a descriptor that is none of stdin, stdout and stderr.
 
     They may be closed, and whatever prints would write to a pipe in their place.
@@ -300,7 +302,7 @@ class Child:
             for read_here in (False, True):
                 ends = os.pipe()
                 theirs.append(ends[read_here])
-                ours.append(_above_standard(ends[not read_here]))
+                ours.append(above_standard(ends[not read_here]))
                 os.close(ends[not read_here])
             if keeps_stderr:
                 self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - see close()
@@ -446,7 +448,7 @@ def serve(parent_pid: int, module: str, name: str) -> None:
 
 def _take_pipes() -> tuple[int, int]:
     """Keep both pipes to the parent from whatever reads and prints."""
-    source, sink = _above_standard(0), _above_standard(1)
+    source, sink = above_standard(0), above_standard(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     try:
@@ -459,7 +461,9 @@ def _take_pipes() -> tuple[int, int]:
     return source, sink
 
 
-def end_with_parent(parent_pid: int, *, grace_seconds: float = 0.0) -> None:
+def end_with_parent(
+    parent_pid: int, *, grace_seconds: float = 0.0, parent_fd: int = -1
+) -> None:
     """Have this process end with its parent, even if that is killed.
 
     Not with PR_SET_PDEATHSIG, whose signal comes when the *thread* that has started
@@ -471,16 +475,19 @@ def end_with_parent(parent_pid: int, *, grace_seconds: float = 0.0) -> None:
         Who the parent was when it started this process.
     grace_seconds : float, default=0.0
         How long it may take to end in order, after SIGINT.
+    parent_fd : int, default=-1
+        A pidfd of the parent, for a process that somebody else has started for it.
     """
-    _thread.start_new_thread(_follow_parent, (parent_pid, grace_seconds))
+    arguments = parent_pid, grace_seconds, parent_fd
+    _thread.start_new_thread(_follow_parent, arguments)
 
 
-def _follow_parent(parent_pid: int, grace_seconds: float) -> None:
+def _follow_parent(parent_pid: int, grace_seconds: float, parent_fd: int) -> None:
     import signal
 
     try:
         while True:
-            Peer(parent_pid).wait(seconds=None)
+            Peer(parent_pid, is_parent=parent_fd < 0, fd=parent_fd).wait(seconds=None)
             time.sleep(_LOOK_SECONDS)  # Windows, where only the number can be looked at
     except EOFError:
         pass

@@ -11,17 +11,22 @@ imports anyway.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import functools
 import importlib
 import inspect
+import io
 import itertools
 import multiprocessing.context
+import multiprocessing.process
 import os
+import pickle
 import struct
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -281,6 +286,133 @@ def count_as_worker() -> None:
 )
 def _has_depth() -> bool:
     return isinstance(_find(_JOBLIB_EXECUTOR, "_CURRENT_DEPTH"), int)
+
+
+def why_broken(executor: Any) -> BaseException | None:
+    """Return the error that has ended a pool; None if there is none, or it is unknown.
+
+    While a worker is being started, the end of another one closes the pipes that the
+    new one should get: an OSError then, which says nothing of the cause.
+    """
+    error = getattr(getattr(executor, "_flags", None), "broken", None)
+    return error if isinstance(error, BaseException) else None
+
+
+@_needs(
+    "loky",
+    "broken pools",
+    "the end of a worker may be reported as an OSError while another one starts",
+)
+def _has_flags() -> bool:
+    pool = _find("loky.process_executor", "_ExecutorFlags")(shutdown_lock=None)
+    return pool.broken is None
+
+
+UNKNOWN_EXIT_CODE = 255
+"""What loky says of a process that has ended nobody knows how."""
+
+_SPAWN = "loky.backend.spawn"
+
+
+def _tracker_fds(data: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Return the places of the pipes to both resource trackers.
+
+    loky 3.5 has one of them a level deeper.
+    """
+    inner = data.get("mp_tracker_args")
+    second = (inner, "fd") if isinstance(inner, dict) else (data, "mp_tracker_fd")
+    return [(data, "tracker_fd"), second]
+
+
+def pack_process(process: Any, popen: Any, state: Any) -> bytes:
+    """Pickle a process of loky's for `run_process` in another one.
+
+    Parameters
+    ----------
+    process : LokyProcess
+        Not started yet.
+    popen : object
+        Has `DupFd` and `duplicate_for_child`, which multiprocessing asks about each
+        descriptor that the other process needs.
+    state : object
+        For the other process, in front of all else.
+    """
+    spawn = importlib.import_module(_SPAWN)
+    file = io.BytesIO()
+    multiprocessing.context.set_spawning_popen(popen)
+    try:
+        data = spawn.get_preparation_data(process.name, process.init_main_module)
+        for place, key in _tracker_fds(data):
+            place[key] = popen.duplicate_for_child(place[key])
+        dump = _find("loky.backend.reduction", "dump")
+        dump((state, data), file)
+        dump(process, file)
+    finally:
+        multiprocessing.context.set_spawning_popen(None)
+    return file.getvalue()
+
+
+def run_process(
+    fd: int, descriptors: list[int], prepare: Callable[[Any], object]
+) -> int:
+    """Be a process that another one has packed, to its end.
+
+    Parameters
+    ----------
+    fd : int
+        File with the pickle.
+    descriptors : list of int
+        What `duplicate_for_child` has returned the places of.
+    prepare : callable
+        Called with the state before all else.
+
+    Returns
+    -------
+    int
+        The exit code. Handlers for the exit of the interpreter have run.
+    """
+    current: Any = multiprocessing.process.current_process()
+    name, code = "a worker", 1
+    try:
+        with open(fd, "rb") as file:
+            current._inheriting = True
+            try:
+                state, data = pickle.load(file)
+                name = data["name"]
+                prepare(state)
+                for place, key in _tracker_fds(data):
+                    place[key] = descriptors[place[key]]
+                importlib.import_module(_SPAWN).prepare(data)
+                process = pickle.load(file)
+            finally:
+                del current._inheriting
+        code = process._bootstrap()
+    except Exception:  # noqa: BLE001 - of whatever the initializer consists of
+        sys.stderr.write(f"\n{name} failed:\n{traceback.format_exc()}")
+    finally:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+    return int(code)
+
+
+@_needs(
+    "loky",
+    "processes of loky",
+    "workers are not forked, and each needs 110 MB for libraries and seconds to start",
+)
+def can_pack_processes() -> bool:
+    """Return whether processes of this loky can be packed, and run by others."""
+    base = multiprocessing.process.BaseProcess
+    get_data, prepare = _find(_SPAWN, "get_preparation_data"), _find(_SPAWN, "prepare")
+    return (
+        _has_arguments(get_data, ("name", "init_main_module"))
+        and _has_arguments(prepare, ("data",))
+        and _has_arguments(_find("loky.backend.reduction", "dump"), ("obj", "file"))
+        and _has_arguments(getattr(base, "_bootstrap", None), ("self",))
+        and callable(getattr(atexit, "_run_exitfuncs", None))
+    )
 
 
 # ------------------------------------------------------------- scikit-learn

@@ -48,7 +48,7 @@ VOLATILE_VARIABLES = ("PYTEST_CURRENT_TEST", "KMP_")
 FOREIGN_FILES = ("joblib_memmapping_folder_", "pymp-")
 
 # What a pool talks to its workers with: pipes, and the locks around them.
-NAMELESS_FILES = ("pipe:", "anon_inode:[eventfd]")
+NAMELESS_FILES = ("pipe:", "anon_inode:[eventfd]", "anon_inode:[pidfd]")
 
 # joblib brings a copy of loky, and both may run in this process.
 TRACKERS = (
@@ -106,11 +106,18 @@ def _find_trackers() -> list[Any]:
     return [tracker for tracker in trackers if getattr(tracker, "_pid", None)]
 
 
+def _find_fork_server() -> int | None:
+    """Return the number of the server that forks workers, which outlives pools."""
+    module = sys.modules.get("skl_mmap.backend._forking")
+    return None if module is None else module.server_pid()
+
+
 def _list_children() -> frozenset[str]:
     """List child processes other than the workers of a pool and resource trackers."""
     expected = {tracker._pid for tracker in _find_trackers()}
     for pool in _find_pools():
         expected.update(tuple(pool._processes or ()))
+    expected.add(_find_fork_server())
     children = []
     for child in psutil.Process().children():
         if child.pid not in expected:
@@ -126,6 +133,8 @@ def _list_children() -> frozenset[str]:
 def _list_file_descriptors() -> frozenset[str]:
     """List open files. Those of a pool or a tracker cannot be told from ours."""
     expected = NAMELESS_FILES if _find_pools() or _find_trackers() else ()
+    if _find_fork_server() is not None:
+        expected = (*expected, "socket:")
     files = []
     for name in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
         # The descriptor of the listing itself is gone by now.
@@ -137,10 +146,11 @@ def _list_file_descriptors() -> frozenset[str]:
 
 
 def _count_file_descriptors() -> int:
-    """Count open files of all kinds, without the pipes to resource trackers."""
+    """Count open files of all kinds, but those to resource trackers and the server."""
     if sys.platform != "linux":
         return 0
-    return psutil.Process().num_fds() - len(_find_trackers())
+    n_lasting = len(_find_trackers()) + (_find_fork_server() is not None)
+    return psutil.Process().num_fds() - n_lasting
 
 
 def _list_nameless_files() -> frozenset[str]:
@@ -257,9 +267,9 @@ def guard_module(
     n_descriptors = _count_file_descriptors()
     nameless = _list_nameless_files()
     yield
-    trackers = {tracker._pid for tracker in _find_trackers()}
+    lasting = {tracker._pid for tracker in _find_trackers()} | {_find_fork_server()}
     descendants = psutil.Process().children(recursive=True)
-    descendants = [process for process in descendants if process.pid not in trackers]
+    descendants = [process for process in descendants if process.pid not in lasting]
     shut_down_pools()
     if request.node.stash.get(_has_failed, False):
         return

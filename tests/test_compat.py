@@ -140,6 +140,8 @@ CASES: dict[str, tuple[Callable[[Patch], None], set[str]]] = {
     "threads of workers": (hiding("_prepare_worker_env"), set()),
     "two copies of loky": (hiding("_concrete_contexts"), set()),
     "depth of nesting": (remove_depth, set()),
+    "broken pools": (hiding("_ExecutorFlags"), set()),
+    "processes of loky": (hiding("_bootstrap"), set()),
     "tasks of scikit-learn": (rename_tasks, set()),
     "scorers of scikit-learn": (hiding("_MultimetricScorer"), set()),
     "tasks of stacking": (rename_stacking, {"tasks of scikit-learn"}),

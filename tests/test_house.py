@@ -178,6 +178,7 @@ TESTED_PARTS = {
         "backend": "pool task",
     },
     "sizes are made small, or the kernel is made to refuse": {
+        "backend": "forking",
         "memory": "adoption conversion filling mapping plan runs segment store",
         "files": "columns csv load npy typed",
         "orders": "page_order",
@@ -185,6 +186,7 @@ TESTED_PARTS = {
 }
 # What tests of other rooms replace.
 REPLACED_ELSEWHERE = {
+    ("conftest.py", "backend._forking"): "its server is known, and no leak",
     ("backend/common.py", "copies._known_layouts"): "tests have tables of their own",
     ("estimators/test_copies.py", "monitor._sampler_process"): "it is made to die",
     ("files/test_load.py", "containers._pandas"): "it fails, as if pandas were broken",

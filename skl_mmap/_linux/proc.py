@@ -167,6 +167,78 @@ def read_own_status() -> bytes:
     return read_file("/proc/self/status")
 
 
+def count_threads() -> int:
+    """Return how many threads this process has; 0 if it cannot be told."""
+    try:
+        text = read_own_status()
+        start = text.index(b"\nThreads:") + len(b"\nThreads:")
+        return int(text[start : text.index(b"\n", start)])
+    except (OSError, ValueError):
+        return 0
+
+
+def read_umask() -> int:
+    """Return the file mode creation mask, without changing it for a moment."""
+    text = read_own_status()
+    start = text.index(b"\nUmask:") + len(b"\nUmask:")
+    return int(text[start : text.index(b"\n", start)], 8)
+
+
+# What exec hands on to the new program, as far as the kernel shows it, for the thread
+# that calls it (man 2 execve).
+_HANDED_ON = (
+    *(b"Uid:", b"Gid:", b"Groups:", b"SigBlk:", b"SigIgn:", b"CapInh:", b"CapPrm:"),
+    *(b"CapEff:", b"CapBnd:", b"CapAmb:", b"NoNewPrivs:", b"Seccomp:"),
+    *(b"Seccomp_filters:", b"Speculation_", b"THP_enabled:", b"Cpus_allowed:"),
+    b"Mems_allowed:",
+)
+_HANDED_ON_FILES = (
+    *("limits", "cgroup", "oom_score_adj", "coredump_filter", "personality"),
+    *("loginuid", "timerslack_ns"),
+)
+
+
+def read_inherited_state() -> tuple[object, ...]:
+    """Return all that a program would inherit if this thread started it now.
+
+    All but what travels with each worker: the environment, the working directory, the
+    umask, open files.
+
+    Returns
+    -------
+    tuple
+        Values that are equal as long as nothing has changed.
+
+    Notes
+    -----
+    About 0.3 ms.
+    """
+    folder = "/proc/thread-self/"
+    status = read_file(folder + "status").splitlines()
+    found: list[object] = [line for line in status if line.startswith(_HANDED_ON)]
+    for name in _HANDED_ON_FILES:
+        try:
+            found.append(read_file(folder + name))
+        except OSError:  # of a kernel that does not have it
+            found.append(None)
+    names = sorted(os.listdir(folder + "ns"))
+    links = ["root", *(f"ns/{name}" for name in names)]
+    found += [os.readlink(folder + link) for link in links]
+    found += [os.getpgrp(), os.getsid(0), os.getpriority(os.PRIO_PROCESS, 0)]
+    found += [os.sched_getscheduler(0), os.sched_getparam(0).sched_priority]
+    return tuple(found)
+
+
+def mapped_files() -> set[str]:
+    """Return the paths of all files that this process has mapped."""
+    paths = set()
+    for line in read_file("/proc/self/maps").splitlines():
+        words = line.split(None, 5)
+        if len(words) == 6 and words[5].startswith(b"/"):
+            paths.add(os.fsdecode(words[5]))
+    return paths
+
+
 def own_private_bytes() -> int:
     """Return the private memory of this process: one cheap look, without swap."""
     _, resident, shared, *_ = read_file("/proc/self/statm").split()

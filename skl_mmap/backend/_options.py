@@ -48,6 +48,10 @@ class Options:
         Called in each worker when it starts.
     initargs : tuple, default=()
         Its arguments.
+    workers : {"auto", "spawn"}, default="auto"
+        Whether workers are forked from a server, or new interpreters.
+    preload : tuple of str, default=()
+        Modules that the server imports, beside those that it finds itself.
     temp_folder : path-like or None, default=None
         joblib's parameter: where ``store="disk"`` makes its files.
     """
@@ -61,6 +65,8 @@ class Options:
     idle_worker_timeout: float = 300.0
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
+    workers: str = "auto"
+    preload: tuple[str, ...] = ()
     temp_folder: Any = None
 
     @classmethod
@@ -85,6 +91,12 @@ class Options:
         checked = {name: _CHECKS[name](value) for name, value in parameters.items()}
         options = replace(self, **checked)
         options.placement  # noqa: B018 - a folder that cannot be used is an error now
+        if options.preload and options.workers == "spawn":
+            raise InvalidParameterError(
+                f"preload={list(options.preload)!r} has no effect with "
+                "workers='spawn', where each worker imports what it needs. Leave one "
+                "of them out."
+            )
         return options
 
     def for_call(self, parameters: Mapping[str, Any], mmap_mode: str | None) -> Options:
@@ -186,6 +198,16 @@ def _check_initargs(value: Any) -> tuple[Any, ...]:
     )
 
 
+def _check_preload(value: Any) -> tuple[str, ...]:
+    is_list = isinstance(value, tuple | list)
+    if is_list and all(isinstance(name, str) and name for name in value):
+        return tuple(value)
+    raise InvalidParameterError(
+        f"preload={value!r} does not name modules. Pass a list of their names, such as "
+        "['my_package.models']."
+    )
+
+
 _CHECKS: dict[str, Any] = {
     "adopt": _check_adopt,
     "initializer": _check_initializer,
@@ -202,7 +224,13 @@ _CHECKS: dict[str, Any] = {
         exact="same results as with loky, bit for bit",
         any="same train sets, in an order that needs no copy",
     ),
+    "preload": _check_preload,
     "store": lambda value: value,
     "idle_worker_timeout": _check_timeout,
     "temp_folder": lambda value: value,
+    "workers": _choice(
+        "workers",
+        auto="forked from a server that has imported the libraries, where that is safe",
+        spawn="a new interpreter each",
+    ),
 }

@@ -354,7 +354,7 @@ class Call:
 if __name__ == "__main__":
     options = Options(min_bytes=1)
     store = Store(options.placement, options.settings)
-    executor = get_executor(1, idle_worker_timeout=60, env={})
+    executor = get_executor(1, Options(idle_worker_timeout=60), {})
     def run(call):
         return unpack(executor.submit(Task(call, store, options)).result())
     for _ in range(3):
