@@ -1,0 +1,773 @@
+"""Memory of processes that were forked from each other, against what is known of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from skl_mmap._linux import proc
+from skl_mmap.monitor import _family, measure, read_committed
+from skl_mmap.monitor._process import Process
+from skl_mmap.monitor._sampler import GroupWatch, Sampler
+from skl_mmap.monitor._tree import ProcessTree
+from tests.waiting import is_running, wait_for_end, wait_until
+
+from .conftest import MIB, Child, needs_proc
+
+pytestmark = [
+    needs_proc,
+    pytest.mark.skipif(
+        not os.path.exists("/proc/self/smaps_rollup"), reason="needs Linux 4.14"
+    ),
+]
+
+MakeChild = Callable[..., Child]
+MakeTree = Callable[[int], ProcessTree]
+
+# Pages of the interpreter that a fork writes to while it does what it is told.
+FORK_BYTES = 2 * MIB
+
+FORKS = """
+import gc, mmap, os, signal, subprocess, sys, time
+
+class Fork:
+    def __init__(self):
+        global inbox, outbox
+        orders, answers = os.pipe(), os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            inbox, outbox = orders[0], answers[1]
+            forks.clear()
+            while True:
+                code = os.read(inbox, 1 << 16)
+                if not code:  # an orphan, which is ended from outside
+                    signal.pause()
+                exec(code, globals())
+                os.write(outbox, repr(globals().get("answer")).encode())
+        os.close(orders[0]), os.close(answers[1])
+        self.orders, self.answers = orders[1], answers[0]
+
+    def send(self, code):
+        os.write(self.orders, code.encode())
+
+    def receive(self):
+        return eval(os.read(self.answers, 1 << 16))
+
+    def run(self, code):
+        self.send(code)
+        return self.receive()
+
+    def end(self):
+        self.send("os._exit(0)")
+        os.waitpid(self.pid, 0)
+        os.close(self.orders), os.close(self.answers)
+
+def fork(n):
+    forks.extend(Fork() for _ in range(n))
+    return [fork.pid for fork in forks[-n:]]
+
+def allocate(n_mib):
+    data = mmap.mmap(-1, n_mib << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    touch(data, n_mib)
+    return data
+
+def touch(data, n_mib, value=1):
+    for place in range(0, n_mib << 20, mmap.PAGESIZE):
+        data[place] = value
+
+forks = []
+gc.freeze()
+"""
+
+
+def ask(child: Child, path: tuple[int, ...], code: str) -> Any:
+    """Have a fork of a fork of ... run code, and return its `answer`."""
+    for number in reversed(path):
+        code = f"answer = forks[{number}].run({code!r})"
+    return child.run(code)
+
+
+def sum_of_pss(*pids: int) -> int:
+    """Add up the kernel's own account: slow, and right."""
+    total = 0
+    for pid in pids:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        for name in ("Pss_Anon", "SwapPss"):
+            [size] = re.findall(rf"^{name}: +(\d+) kB", text, re.MULTILINE)
+            total += int(size) * 1024
+    return total
+
+
+def pids_of(tree: ProcessTree) -> list[int]:
+    return [numbers[0] for numbers in tree.processes]
+
+
+def close_to(n_bytes: int, n_forks: int = 1) -> object:
+    return pytest.approx(n_bytes, abs=n_forks * FORK_BYTES)
+
+
+@pytest.fixture
+def child(make_child: MakeChild) -> Child:
+    """A process that can fork others."""
+    child = make_child()
+    child.run(FORKS)
+    return child
+
+
+@pytest.fixture
+def forked() -> Iterator[list[int]]:
+    """Processes to end with the test, whether or not their parent still lives."""
+    pids: list[int] = []
+    yield pids
+    for pid in filter(is_running, pids):
+        os.kill(pid, signal.SIGKILL)
+    assert wait_for_end(pids)
+
+
+@pytest.fixture
+def make_tree() -> Iterator[MakeTree]:
+    """Make trees that are closed with the test."""
+    trees = []
+
+    def make(pid: int) -> ProcessTree:
+        trees.append(ProcessTree(pid, []))
+        return trees[-1]
+
+    yield make
+    for tree in trees:
+        tree.close()
+
+
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let forks be walked over however young they are."""
+    monkeypatch.setattr(_family, "_EXEC_GRACE_SECONDS", -60.0)
+
+
+@pytest.fixture
+def no_walks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let forks be walked over only in readings that look closely."""
+    monkeypatch.setattr(_family._Family, "_is_due", lambda *_: False)
+
+
+def start_forks(child: Child, forked: list[int], n: int, n_mib: int = 64) -> None:
+    """Have `child` allocate `data`, and fork n processes."""
+    forked += child.run(f"data = allocate({n_mib}); answer = fork({n})")
+
+
+@pytest.mark.usefixtures("no_grace")
+class TestCloseReadings:
+    """What a round of walks finds is what the pages are."""
+
+    @pytest.mark.parametrize("n_forks", [1, 4])
+    def test_every_page_counts_once(
+        self, child: Child, forked: list[int], make_tree: MakeTree, n_forks: int
+    ) -> None:
+        before = read_committed(child.pid).anonymous_bytes
+        start_forks(child, forked, n_forks)
+        tree = make_tree(child.pid)
+        shared = tree.read()
+        assert shared[4] == n_forks + 1
+        assert shared[1] - before == close_to(64 * MIB, n_forks)
+        for number in range(n_forks):
+            ask(child, (number,), "touch(data, 8, 2); more = allocate(4)")
+        written = tree.read(closely=True)
+        assert written[1] - shared[1] == close_to(n_forks * 12 * MIB, n_forks)
+        exact = sum_of_pss(child.pid, *forked)
+        assert written[1] == pytest.approx(exact, abs=MIB // 4)
+
+    def test_the_parts_of_all_are_the_whole(
+        self, child: Child, forked: list[int]
+    ) -> None:
+        start_forks(child, forked, 3)
+        reading = read_committed(child.pid)
+        parts = [process.anonymous_bytes for process in reading.processes]
+        assert sum(parts) == reading.anonymous_bytes
+        # Each has a fourth of what all share.
+        assert len(parts) == 4
+        assert all(part == close_to(64 * MIB // 4, 2) for part in parts)
+
+    def test_what_the_parent_writes_is_its_own(
+        self, child: Child, forked: list[int], make_tree: MakeTree
+    ) -> None:
+        start_forks(child, forked, 2)
+        tree = make_tree(child.pid)
+        before = tree.read()
+        child.run("touch(data, 32, 2)")
+        after = tree.read(closely=True)
+        assert after[1] - before[1] == close_to(32 * MIB)
+
+    def test_forks_of_forks(
+        self, child: Child, forked: list[int], make_tree: MakeTree
+    ) -> None:
+        before = read_committed(child.pid).anonymous_bytes
+        start_forks(child, forked, 1)
+        forked += ask(child, (0,), "more = allocate(32); answer = fork(2)")
+        ask(child, (0, 1), "touch(more, 16, 3); touch(data, 16, 3)")
+        after = make_tree(child.pid).read()
+        assert after[4] == 4
+        assert after[1] - before == close_to((64 + 32 + 16 + 16) * MIB, 3)
+
+    def test_memory_that_is_swapped_is_divided_too(
+        self, child: Child, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        process = Process(child.pid)
+        text = (
+            b"0-1 [rollup]\nPss_Anon:   4 kB\nAnonymous:   12 kB\n"
+            b"Swap:   32 kB\nSwapPss:   8 kB\n"
+        )
+        monkeypatch.setattr(proc, "read_file", lambda *_, **__: text)
+        assert process.read_borrowed() == (12 - 4 + 32 - 8) * 1024
+        monkeypatch.undo()
+        process.close()
+
+    def test_processes_without_relatives_are_not_walked_over(
+        self, child: Child, make_tree: MakeTree, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        child.run(
+            "command = [sys.executable, '-c', 'input()']\n"
+            "started = [subprocess.Popen(command, stdin=-1) for _ in range(2)]"
+        )
+        walks: list[int] = []
+        monkeypatch.setattr(
+            Process, "read_borrowed", lambda process: walks.append(process.pid) or 0
+        )
+        tree = make_tree(child.pid)
+        n_processes = tree.read()[4]
+        tree.read(closely=True)
+        child.run("for process in started: process.communicate(b'1')")
+        assert n_processes == 3
+        assert walks == []
+
+
+@pytest.mark.usefixtures("no_walks")
+class TestBetweenWalks:
+    """What is known without a walk, and what is not."""
+
+    def test_forks_count_only_what_they_allocate(
+        self, child: Child, forked: list[int], make_tree: MakeTree
+    ) -> None:
+        tree = make_tree(child.pid)
+        before = tree.read()
+        start_forks(child, forked, 4)
+        during = tree.read()
+        assert during[4] == 5
+        assert during[1] - before[1] == close_to(64 * MIB)
+        ask(child, (0,), "more = allocate(32)")
+        assert tree.read()[1] - during[1] == close_to(32 * MIB)
+        ask(child, (0,), "more.close()")
+        assert tree.read()[1] - during[1] == close_to(0)
+
+    @pytest.mark.usefixtures("no_grace")
+    @pytest.mark.parametrize("n_ends", [1, 3])
+    def test_those_that_end_leave_their_part_to_the_others(
+        self, child: Child, forked: list[int], make_tree: MakeTree, n_ends: int
+    ) -> None:
+        start_forks(child, forked, 4)
+        tree = make_tree(child.pid)
+        before = tree.read()
+        for _ in range(n_ends):
+            child.run("forks.pop().end()")
+        after = tree.read()
+        assert after[4] == before[4] - n_ends
+        assert after[1] - before[1] == close_to(0, n_ends)
+        assert sum(numbers[2] for numbers in tree.processes) == after[1]
+
+    @pytest.mark.usefixtures("no_grace")
+    def test_the_last_one_has_all(
+        self, child: Child, forked: list[int], make_tree: MakeTree
+    ) -> None:
+        start_forks(child, forked, 1)
+        tree = make_tree(child.pid)
+        tree.read()
+        ask(child, (0,), "touch(data, 32, 2)")
+        child.run("forks.pop().end()")
+        assert tree.read()[1] == pytest.approx(sum_of_pss(child.pid), abs=MIB // 4)
+
+    @pytest.mark.usefixtures("no_grace")
+    def test_shared_pages_that_are_written_to_are_late(
+        self, child: Child, forked: list[int], make_tree: MakeTree
+    ) -> None:
+        start_forks(child, forked, 2)
+        tree = make_tree(child.pid)
+        before = tree.read()
+        ask(child, (0,), "touch(data, 48, 2)")
+        unseen = tree.read()
+        assert unseen[1] - before[1] == close_to(0)
+        assert tree.late == []
+        seen = tree.read(closely=True)
+        assert seen[1] - before[1] == close_to(48 * MIB)
+        [(_, n_bytes)] = tree.late
+        assert n_bytes == pytest.approx(seen[1] - unseen[1], abs=MIB // 4)
+
+
+class TestRounds:
+    """When forks are walked over."""
+
+    @pytest.mark.usefixtures("no_grace")
+    def test_what_is_written_is_seen_soon(
+        self, child: Child, forked: list[int], make_tree: MakeTree
+    ) -> None:
+        start_forks(child, forked, 2)
+        tree = make_tree(child.pid)
+        before = tree.read()
+        ask(child, (1,), "touch(data, 48, 2)")
+        assert wait_until(lambda: tree.read()[1] - before[1] > 40 * MIB)
+        assert tree.read()[1] - before[1] == close_to(48 * MIB)
+
+    @pytest.mark.usefixtures("no_grace")
+    def test_a_round_is_spread_over_readings(
+        self,
+        child: Child,
+        forked: list[int],
+        make_tree: MakeTree,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        start_forks(child, forked, 3)
+        tree = make_tree(child.pid)
+        before = tree.read()
+        monkeypatch.setattr(_family, "_SLICE_SECONDS", 0.0001)
+        monkeypatch.setattr(_family._Family, "_is_due", lambda *_: True)
+        walks: list[int] = []
+        real = Process.read_borrowed
+
+        def spy(process: Process) -> int | None:
+            walks.append(process.pid)
+            time.sleep(0.001)
+            begin = time.thread_time()
+            while time.thread_time() < begin + 0.0002:
+                pass
+            return real(process)
+
+        monkeypatch.setattr(Process, "read_borrowed", spy)
+        ask(child, (0,), "touch(data, 32, 2)")
+        for n_walks in (1, 2, 3):
+            # Nothing changes until all have been walked over: their numbers would not
+            # fit together.
+            assert tree.read()[1] - before[1] == close_to(0)
+            assert len(walks) == n_walks
+        assert tree.read()[1] - before[1] == close_to(32 * MIB)
+        assert sorted(walks) == sorted([child.pid, *forked])
+
+    @pytest.mark.usefixtures("no_grace")
+    def test_a_round_begins_anew_when_one_of_them_ends(
+        self,
+        child: Child,
+        forked: list[int],
+        make_tree: MakeTree,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        start_forks(child, forked, 3)
+        tree = make_tree(child.pid)
+        before = tree.read()
+        monkeypatch.setattr(_family, "_SLICE_SECONDS", 0.0)
+        monkeypatch.setattr(_family._Family, "_is_due", lambda *_: True)
+        family = tree._families._relatives[child.pid].family
+        family._queue = [*family.relatives[2:]]
+        child.run("forks.pop().end()")
+        after = [tree.read() for _ in range(4)]
+        assert all(numbers[4] == 3 for numbers in after)
+        assert all(n[1] - before[1] == close_to(0) for n in after)
+
+    @pytest.mark.usefixtures("no_grace")
+    def test_idle_forks_are_left_alone(
+        self,
+        child: Child,
+        forked: list[int],
+        make_tree: MakeTree,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        start_forks(child, forked, 2)
+        tree = make_tree(child.pid)
+        tree.read()
+        tree.read(closely=True)
+        walks: list[int] = []
+        monkeypatch.setattr(
+            Process, "read_borrowed", lambda process: walks.append(process.pid) or 0
+        )
+        end = time.monotonic() + 1.5 * _family._MIN_ROUND_SECONDS
+        while time.monotonic() < end:
+            tree.read()
+            time.sleep(0.01)
+        assert walks == []
+
+    def test_the_young_are_not_walked_over(
+        self,
+        child: Child,
+        forked: list[int],
+        make_tree: MakeTree,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(_family, "_EXEC_GRACE_SECONDS", 60.0)
+        monkeypatch.setattr(_family, "_NOTED_SECONDS", 0.1)
+        walks: list[int] = []
+        monkeypatch.setattr(
+            Process, "read_borrowed", lambda process: walks.append(process.pid) or 0
+        )
+        tree = make_tree(child.pid)
+        tree.read()
+        start_forks(child, forked, 2)
+        tree.read(closely=True)
+        assert walks == []
+        assert tree.notes == set()
+        time.sleep(0.2)
+        tree.read(closely=True)
+        assert walks == []
+        assert tree.notes == {_family._RESTLESS}
+
+    def test_children_that_are_about_to_call_exec_never_count(
+        self, child: Child, make_tree: MakeTree
+    ) -> None:
+        child.run("data = allocate(128)")
+        tree = make_tree(child.pid)
+        before = tree.read()
+        child.send(
+            "end = time.monotonic() + 2\n"
+            "while time.monotonic() < end:\n"
+            "    started = [subprocess.Popen(['true']) for _ in range(4)]\n"
+            "    for process in started: process.wait()"
+        )
+        largest, end = 0, time.monotonic() + 1.8
+        while time.monotonic() < end:
+            numbers = tree.read()
+            largest = max(largest, numbers[1])
+        child.wait_for_answer()
+        assert largest - before[1] < 16 * MIB
+        assert tree.notes == set()
+
+
+class TestOrphans:
+    """A server that ends before the processes that it has forked."""
+
+    @pytest.mark.parametrize("is_walked", [False, True])
+    def test_memory_of_a_dead_server_is_that_of_its_workers(
+        self,
+        child: Child,
+        forked: list[int],
+        make_tree: MakeTree,
+        monkeypatch: pytest.MonkeyPatch,
+        is_walked: bool,
+    ) -> None:
+        grace_seconds = -60.0 if is_walked else 0.5
+        monkeypatch.setattr(_family, "_EXEC_GRACE_SECONDS", grace_seconds)
+        tree = make_tree(child.pid)
+        tree.read()
+        forked += child.run("answer = fork(1)")
+        forked += ask(child, (0,), "data = allocate(64); answer = fork(4)")
+        before = tree.read(closely=is_walked)
+        assert before[4] == 6
+        os.kill(forked[0], signal.SIGKILL)
+        child.run(f"os.waitpid({forked[0]}, 0)")
+        if not is_walked:
+            time.sleep(0.6)
+        after = tree.read()
+        assert after[4] == 5
+        assert after[1] - before[1] == close_to(0, 2)
+        exact = sum_of_pss(child.pid, *forked[1:])
+        close = tree.read(closely=True)
+        assert close[1] == pytest.approx(exact, abs=MIB // 4)
+
+
+class TestExec:
+    @pytest.mark.parametrize("grace_seconds", [60.0, -60.0])
+    def test_a_fork_that_execs_is_an_ordinary_process(
+        self,
+        child: Child,
+        forked: list[int],
+        make_tree: MakeTree,
+        monkeypatch: pytest.MonkeyPatch,
+        grace_seconds: float,
+    ) -> None:
+        monkeypatch.setattr(_family, "_EXEC_GRACE_SECONDS", grace_seconds)
+        start_forks(child, forked, 2)
+        tree = make_tree(child.pid)
+        before = tree.read()
+        program = f"data = bytearray({32 * MIB}); print(1, flush=True); input()"
+        code = (
+            "os.dup2(inbox, 0); os.dup2(outbox, 1)\n"
+            f"os.execv(sys.executable, [sys.executable, '-c', {program!r}])"
+        )
+        ask(child, (0,), code)
+        after = tree.read()
+        assert before[4] == after[4] == 3
+        assert 32 * MIB < after[1] - before[1] < 48 * MIB
+        family = tree._families._relatives[child.pid].family
+        relatives = [relative.process.pid for relative in family.relatives]
+        assert relatives == [child.pid, forked[1]]
+        tree.read(closely=True)
+        exact = sum_of_pss(child.pid, *forked)
+        assert tree.read()[1] == pytest.approx(exact, abs=MIB)
+
+
+class TestWhatIsNotTold:
+    def refuse(self, error: type[OSError]) -> Callable[[Any], None]:
+        def refuse(_: object) -> None:
+            raise error
+
+        return refuse
+
+    @pytest.mark.usefixtures("no_grace")
+    def test_hidden_pages_count_in_full(
+        self,
+        child: Child,
+        forked: list[int],
+        make_tree: MakeTree,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        start_forks(child, forked, 1)
+        tree = make_tree(child.pid)
+        before = tree.read()
+        assert tree.notes == set()
+        refuse = self.refuse(PermissionError)
+        monkeypatch.setattr(proc.ProcessFolder, "read_borrowed", refuse)
+        after = tree.read(closely=True)
+        assert after[1] - before[1] == close_to(64 * MIB, 3)
+        assert tree.notes == {_family._HIDDEN}
+
+    @pytest.mark.usefixtures("no_grace")
+    def test_a_process_that_ends_meanwhile_is_left_out(
+        self,
+        child: Child,
+        forked: list[int],
+        make_tree: MakeTree,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        start_forks(child, forked, 1)
+        tree = make_tree(child.pid)
+        before = tree.read()
+        refuse = self.refuse(ProcessLookupError)
+        monkeypatch.setattr(proc.ProcessFolder, "read_borrowed", refuse)
+        after = tree.read(closely=True)
+        assert after[1] - before[1] == close_to(0)
+        assert tree.notes == set()
+
+    @pytest.mark.parametrize("kernel", ["no file", "no numbers"])
+    def test_old_kernels(
+        self, child: Child, monkeypatch: pytest.MonkeyPatch, kernel: str
+    ) -> None:
+        process = Process(child.pid)
+
+        def read(*_: object, **__: object) -> bytes:
+            if kernel == "no file":
+                raise FileNotFoundError
+            return b"0-1 [rollup]\nPss: 4 kB\n"
+
+        monkeypatch.setattr(proc, "read_file", read)
+        monkeypatch.setattr(proc.os.path, "exists", lambda _: False)
+        assert process.read_borrowed() is None
+        monkeypatch.undo()
+        process.close()
+
+    @pytest.mark.usefixtures("no_grace")
+    def test_memory_shared_with_a_process_outside_counts_in_full(
+        self, child: Child, forked: list[int], make_tree: MakeTree
+    ) -> None:
+        before = read_committed(child.pid).anonymous_bytes
+        start_forks(child, forked, 1)
+        tree = make_tree(forked[0])
+        alone = tree.read()
+        assert alone[1] - before == close_to(64 * MIB)
+        assert tree.notes == set()
+        forked += ask(child, (0,), "answer = fork(2)")
+        tree.read()
+        together = tree.read(closely=True)
+        assert together[4] == 3
+        assert alone[1] - FORK_BYTES < together[1] < alone[1] + 64 * MIB
+        assert tree.notes == {_family._REACHES_OUT}
+
+
+class _Model:
+    """Which process has which pages, in blocks of 4 MiB with a version each."""
+
+    BLOCK = 4
+
+    def __init__(self, child: Child, forked: list[int], n_blocks: int) -> None:
+        self._child = child
+        self._forked = forked
+        self._n_versions = n_blocks
+        child.run(f"blocks = [allocate({self.BLOCK}) for _ in range({n_blocks})]")
+        self.blocks: dict[tuple[int, ...], list[int | None]] = {
+            (): list(range(n_blocks))
+        }
+        self.pids = {(): child.pid}
+        self.n_forks: dict[tuple[int, ...], int] = {(): 0}
+        self._orphans: list[tuple[int, ...]] = []
+
+    def new_version(self) -> int:
+        self._n_versions += 1
+        return self._n_versions
+
+    @property
+    def n_bytes(self) -> int:
+        """What all of them have, each page once."""
+        versions = {v for blocks in self.blocks.values() for v in blocks}
+        return len(versions - {None}) * self.BLOCK * MIB
+
+    def step(self, choose: random.Random) -> None:
+        """Have one of them do something."""
+        path = choose.choice(sorted(self.blocks))
+        number = choose.randrange(len(self.blocks[path]))
+        what = choose.choice(["fork", "fork", "write", "write", "drop", "grow", "end"])
+        if path in self._orphans:
+            what = "end"
+        if what == "fork" and len(self.blocks) < 7:
+            self._fork(path)
+        elif what == "write":
+            self._run(path, f"touch(blocks[{number}], {self.BLOCK}, 2)")
+            self.blocks[path][number] = self.new_version()
+        elif what == "drop":
+            self._run(path, f"blocks[{number}].madvise(mmap.MADV_DONTNEED)")
+            self.blocks[path][number] = None
+        elif what == "grow":
+            self._run(path, f"blocks.append(allocate({self.BLOCK}))")
+            self.blocks[path].append(self.new_version())
+        elif what == "end" and path:
+            os.kill(self.pids[path], signal.SIGKILL)
+            assert wait_for_end([self.pids.pop(path)])
+            del self.blocks[path]
+            self._orphans += [p for p in self.blocks if p[: len(path)] == path]
+
+    def _run(self, path: tuple[int, ...], code: str) -> Any:
+        return ask(self._child, path, code)
+
+    def _fork(self, path: tuple[int, ...]) -> None:
+        number = self.n_forks[path]
+        self.n_forks[path] += 1
+        new = (*path, number)
+        [self.pids[new]] = self._run(path, "answer = fork(1)")
+        self._forked.append(self.pids[new])
+        self.blocks[new] = list(self.blocks[path])
+        self.n_forks[new] = 0
+
+
+@pytest.mark.usefixtures("no_grace", "no_walks")
+@pytest.mark.parametrize("seed", range(6))
+def test_trees_that_do_anything(
+    child: Child, forked: list[int], make_tree: MakeTree, seed: int
+) -> None:
+    choose = random.Random(seed)
+    model = _Model(child, forked, n_blocks=6)
+    tree = make_tree(child.pid)
+    before = tree.read()[1] - model.n_bytes
+    for _ in range(25):
+        model.step(choose)
+        noise_bytes = (len(forked) + 1) * FORK_BYTES
+        # Without a walk it may be too little, and is never too much.
+        assert tree.read()[1] - before < model.n_bytes + noise_bytes
+        if choose.random() < 0.4:
+            private = tree.read(closely=True)[1]
+            assert private - before == pytest.approx(model.n_bytes, abs=noise_bytes)
+            exact = sum_of_pss(*model.pids.values())
+            assert private == pytest.approx(exact, abs=MIB // 2)
+
+
+class TestPeak:
+    """What may be missing from the peak is told."""
+
+    class Tree:
+        notes: ClassVar[set[str]] = {"something"}
+        processes: ClassVar[list[object]] = []
+        cpu_seconds: ClassVar[dict[int, float]] = {}
+
+        def __init__(self) -> None:
+            self.late: list[tuple[float, int]] = []
+            self.n_bytes = 1000 * MIB
+
+        def read(self, *, closely: bool = False) -> tuple[int, ...]:
+            return (self.n_bytes, 0, 0, 0, 1, 0)
+
+        def list_pids(self) -> list[int]:
+            return []
+
+    def notes(self, sampler: Sampler) -> object:
+        return sampler.summarise()["notes"]
+
+    def test_bytes_that_come_late(self) -> None:
+        tree = self.Tree()
+        sampler = Sampler(tree, GroupWatch(0), 0.01)  # type: ignore[arg-type]
+        tree.n_bytes = 2000 * MIB
+        sampler.read()
+        tree.n_bytes = 500 * MIB
+        tree.late = [(0.0, 30 * MIB)]
+        sampler.read()
+        [_, note] = self.notes(sampler)
+        assert note.startswith("The peak may have been up to 30 MiB higher")
+        # These were not missing yet at the peak.
+        tree.late = [(time.monotonic(), 300 * MIB)]
+        sampler.read()
+        assert self.notes(sampler) == ["something", note]
+        # It is no peak any more.
+        tree.n_bytes, tree.late = 2001 * MIB, []
+        sampler.read()
+        assert self.notes(sampler) == ["something"]
+
+    def test_little_is_not_worth_a_note(self) -> None:
+        tree = self.Tree()
+        sampler = Sampler(tree, GroupWatch(0), 0.01)  # type: ignore[arg-type]
+        tree.n_bytes -= 1
+        tree.late = [(0.0, 9 * MIB)]
+        sampler.read()
+        assert self.notes(sampler) == ["something"]
+
+    def test_peak_of_a_block_that_forks(self) -> None:
+        code = FORKS + "data = allocate(64); fork(4)\n"
+        code += "for fork in forks: fork.run('touch(data, 16, 2)')\n"
+        code += "time.sleep(1); [fork.end() for fork in forks]"
+        import subprocess
+        import sys
+
+        with measure() as report:
+            subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
+        assert report.peak_growth_bytes == close_to((8 + 64 + 4 * 16) * MIB, 5)
+
+
+def cpu_per_reading(tree: ProcessTree, seconds: float) -> float:
+    n_readings, begin = 0, time.thread_time()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        tree.read()
+        n_readings += 1
+        time.sleep(0.01)
+    return (time.thread_time() - begin) / n_readings
+
+
+@pytest.mark.parametrize("n_forks", [8])
+def test_readings_of_busy_forks_are_cheap(
+    child: Child,
+    make_child: MakeChild,
+    forked: list[int],
+    make_tree: MakeTree,
+    n_forks: int,
+) -> None:
+    start_forks(child, forked, n_forks, n_mib=100)
+    work = (
+        "end = time.monotonic() + 4\n"
+        "while time.monotonic() < end: more = bytearray(4 << 20); time.sleep(0.05)"
+    )
+    child.run(f"for fork in forks: fork.send({work!r})")
+    time.sleep(_family._EXEC_GRACE_SECONDS)
+    tree = make_tree(child.pid)
+    tree.read()
+    as_forks = cpu_per_reading(tree, 3.0)
+    child.run("for fork in forks: fork.receive()")
+    child.run(
+        "command = [sys.executable, '-I', '-S', '-c', 'input()']\n"
+        f"started = [subprocess.Popen(command, stdin=-1) for _ in range({n_forks})]"
+    )
+    for pid in forked:
+        os.kill(pid, signal.SIGKILL)
+    child.run("for fork in forks: os.waitpid(fork.pid, 0)")
+    tree = make_tree(child.pid)
+    tree.read()
+    as_others = cpu_per_reading(tree, 1.0)
+    child.run("for process in started: process.communicate(b'1')")
+    # Walks over all at every reading take twenty times as long.
+    assert as_forks < 4 * as_others + 2 * _family._CPU_SHARE * 0.01
