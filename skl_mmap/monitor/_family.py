@@ -23,8 +23,9 @@ What may happen between two walks:
 * A process writes to a shared page, which becomes its own, or unmaps one that others
   keep: nothing shows it, and the sum is too little until the next walk.
 
-So readings are never too much. How much too little they have been is known after the
-next walk, and told, so that the peak has a bound.
+So readings are never too much, where nothing is hidden. How much too little they have
+been is found by the next walk, and told. Only what a process copies between the last
+walk over it and its end is never known.
 
 The sampler runs this file too: nothing but the standard library and its neighbours may
 be imported.
@@ -296,7 +297,8 @@ class _Family:
         )
         state = self._read_state()
         n_faults = max(0, state[0] - self._last_state[0])
-        self._faults_per_second = n_faults / (self._begin - self._last_begin)
+        elapsed = max(self._begin - self._last_begin, _SLICE_SECONDS)
+        self._faults_per_second = n_faults / elapsed
         self._last_state, self._last_begin = state, self._begin
         return late
 

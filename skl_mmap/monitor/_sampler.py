@@ -288,9 +288,9 @@ class Sampler:
         peak_bytes = 0 if self._peak is None else self._peak[1]
         if self._missing_bytes > _NOTED_PART * peak_bytes:
             notes.append(
-                f"The peak may have been up to {self._missing_bytes / 2**20:.0f} MiB "
-                "higher: forked processes wrote to memory that they had shared, which "
-                "not every reading sees."
+                f"Up to {self._missing_bytes / 2**20:.0f} MiB that forked processes "
+                "had written to, or that others left to them, were seen late: the peak "
+                "may have been higher by as much."
             )
         return notes
 

@@ -584,6 +584,122 @@ class TestWhatIsNotTold:
         assert tree.notes == {_family._REACHES_OUT}
 
 
+class FakeProcess:
+    """A process whose pages are made up."""
+
+    start_time = 0.0
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.n_faults = 0
+        self.borrowed_bytes = 500 * MIB
+        self.walk_seconds = 0.0
+
+    def read_borrowed(self) -> int:
+        FakeProcess.clock += self.walk_seconds
+        return self.borrowed_bytes
+
+    clock: ClassVar[float] = 0.0
+
+
+class TestPace:
+    """When the next round is due."""
+
+    PRIVATE_BYTES = 1000 * MIB
+
+    @pytest.fixture
+    def processes(self) -> list[FakeProcess]:
+        return [FakeProcess(pid) for pid in range(2)]
+
+    @pytest.fixture
+    def family(
+        self, processes: list[FakeProcess], monkeypatch: pytest.MonkeyPatch
+    ) -> _family._Family:
+        monkeypatch.setattr(time, "thread_time", lambda: FakeProcess.clock)
+        family = _family._Family(b"image")
+        for process in processes:
+            relative = _family._Relative(process, family, None)  # type: ignore[arg-type]
+            relative.take(self.PRIVATE_BYTES)
+            family.add(relative)
+        self.make_round(family, 1000.0)
+        return family
+
+    @staticmethod
+    def make_round(family: _family._Family, now: float) -> _family.Late:
+        late = family.walk(now, at_once=True)
+        assert late is not None
+        return late
+
+    @staticmethod
+    def seconds_until_due(family: _family._Family, now: float) -> float | None:
+        """Return how long it takes after a round; None for longer than ever."""
+        for steps in range(1, 300):
+            if family._is_due(now + 0.01 * steps):
+                return 0.01 * steps
+        return None
+
+    def test_nothing_is_due_while_nothing_changes(
+        self, family: _family._Family, processes: list[FakeProcess]
+    ) -> None:
+        assert self.seconds_until_due(family, 1000.0) is None
+        processes[0].n_faults += 1
+        assert self.seconds_until_due(family, 1000.0) == 0.5
+        self.make_round(family, 1001.0)
+        assert self.seconds_until_due(family, 1001.0) is None
+        family.relatives[1].take(self.PRIVATE_BYTES - 4096)
+        assert self.seconds_until_due(family, 1001.0) == 0.5
+
+    @pytest.mark.parametrize(
+        ("walk_seconds", "expected"), [(0.001, 0.5), (0.015, 1.0), (0.5, 2.0)]
+    )
+    def test_walks_take_no_more_than_a_share_of_a_core(
+        self,
+        family: _family._Family,
+        processes: list[FakeProcess],
+        walk_seconds: float,
+        expected: float,
+    ) -> None:
+        for process in processes:
+            process.walk_seconds = walk_seconds
+        self.make_round(family, 1001.0)
+        processes[0].n_faults += 1
+        due = self.seconds_until_due(family, 1001.0)
+        assert due == pytest.approx(expected, abs=0.011)
+
+    def test_a_burst_of_page_faults_is_looked_at_soon(
+        self, family: _family._Family, processes: list[FakeProcess]
+    ) -> None:
+        processes[0].n_faults += 50_000
+        assert self.seconds_until_due(family, 1000.0) == 0.13
+        self.make_round(family, 1000.5)
+        # As many again in the same time are nothing new.
+        for step in range(1, 50):
+            processes[0].n_faults += 1000
+            assert not family._is_due(1000.5 + 0.01 * step)
+        assert family._is_due(1001.0)
+
+    def test_pages_that_came_late_are_looked_at_again_soon(
+        self, family: _family._Family, processes: list[FakeProcess]
+    ) -> None:
+        processes[0].borrowed_bytes -= 10 * MIB
+        assert self.make_round(family, 1001.0) == (1000.0, 10 * MIB)
+        processes[0].n_faults += 1
+        assert self.seconds_until_due(family, 1001.0) == 0.5
+        processes[0].borrowed_bytes -= 100 * MIB
+        assert self.make_round(family, 1002.0) == (1001.0, 100 * MIB)
+        assert self.seconds_until_due(family, 1002.0) == 0.13
+
+    def test_one_that_has_gone_is_a_reason_to_look_soon(
+        self, family: _family._Family
+    ) -> None:
+        third = _family._Relative(FakeProcess(3), family, None)  # type: ignore[arg-type]
+        third.take(self.PRIVATE_BYTES)
+        family.add(third)
+        self.make_round(family, 1001.0)
+        family.remove(third)
+        assert self.seconds_until_due(family, 1001.0) == 0.13
+
+
 class _Model:
     """Which process has which pages, in blocks of 4 MiB with a version each."""
 
@@ -699,7 +815,7 @@ class TestPeak:
         tree.late = [(0.0, 30 * MIB)]
         sampler.read()
         [_, note] = self.notes(sampler)
-        assert note.startswith("The peak may have been up to 30 MiB higher")
+        assert note.startswith("Up to 30 MiB that forked processes had written to")
         # These were not missing yet at the peak.
         tree.late = [(time.monotonic(), 300 * MIB)]
         sampler.read()
