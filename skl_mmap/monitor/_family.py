@@ -348,15 +348,18 @@ class Families:
                 del self._by_image[family.image]
 
     def follow(self, process: Process) -> None:
-        """Notice that a process with relatives has called exec, and has none any more.
+        """Notice that a process has called exec or ended, and has no relatives any more.
 
         To be called before its memory is read: the other way round, an exec in between
-        would make its parent's memory its own.
+        would make its parent's memory its own. One that may be looked at no longer most
+        probably runs a program as somebody else.
         """
         relative = self._relatives.get(process.pid)
-        if relative is None or len(relative.family.relatives) == 1:
-            return
-        if process.notice_exec():
+        if relative is None:
+            is_waited_for = process.image == b""
+        else:
+            is_waited_for = len(relative.family.relatives) > 1
+        if is_waited_for and process.notice_exec():
             self.remove(process)
             if process.is_counted:
                 self.add(process)

@@ -34,8 +34,8 @@ class Process:
     Attributes
     ----------
     image : bytes or None
-        What every exec changes and every fork keeps; empty if it has ended, None if it
-        may not be seen.
+        What every exec changes and every fork keeps; None if it may not be seen, empty
+        if there is none now.
     is_counted : bool
         False for samplers, which do not measure themselves.
     n_faults : int
@@ -141,11 +141,9 @@ class Process:
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
     def notice_exec(self) -> bool:
-        """Return whether it has called exec since it was last asked."""
+        """Return whether it has called exec, or has ended, since it was last asked."""
         image = self._read_image()
-        # Nothing to read means that it is about to end, with the memory it had. One
-        # that may be looked at no longer most probably runs a program as somebody else.
-        if image in (b"", self.image):
+        if image == self.image:
             return False
         self.image = image
         self.is_counted = not self._is_sampler()
@@ -205,12 +203,14 @@ class Process:
     def _read_image(self) -> bytes | None:
         """Return something that every exec changes and every fork keeps.
 
-        The auxiliary vector has the addresses that exec drew at random.
+        The auxiliary vector has the addresses that exec drew at random. None if it may
+        not be seen; empty in the middle of an exec, and when the process ends.
         """
         try:
-            return self._folder.read("auxv")
+            image = self._folder.read("auxv")
         except PermissionError:
             return None
+        return image if image.strip(b"\0") else b""
 
     def _read_age_seconds(self) -> float:
         start_seconds = int(self._folder.read_stat()[19]) / _TICKS_PER_SECOND

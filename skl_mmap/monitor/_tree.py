@@ -203,9 +203,7 @@ class ProcessTree:
             self._tree.pop(process.pid).close()
             self._ended_cpu_seconds += self.cpu_seconds.pop(process.pid, 0.0)
             return
-        if numbers is None:
-            self._families.remove(process)
-        elif process.is_counted:
+        if numbers is not None and process.is_counted:
             processes.append(numbers)
 
     def _read_cpu(self) -> None:

@@ -282,6 +282,19 @@ class TestBetweenWalks:
         assert sum(numbers[2] for numbers in tree.processes) == after[1]
 
     @pytest.mark.usefixtures("no_grace")
+    def test_those_that_nobody_has_waited_for_have_nothing(
+        self, child: Child, forked: list[int], make_tree: MakeTree
+    ) -> None:
+        start_forks(child, forked, 3)
+        tree = make_tree(child.pid)
+        before = tree.read()
+        os.kill(forked[0], signal.SIGKILL)
+        assert wait_for_end(forked[:1])
+        after = tree.read()
+        assert after[4] == before[4] - 1
+        assert after[1] - before[1] == close_to(0)
+
+    @pytest.mark.usefixtures("no_grace")
     def test_the_last_one_has_all(
         self, child: Child, forked: list[int], make_tree: MakeTree
     ) -> None:
@@ -502,9 +515,35 @@ class TestExec:
         family = tree._families._relatives[child.pid].family
         relatives = [relative.process.pid for relative in family.relatives]
         assert relatives == [child.pid, forked[1]]
+        assert forked[0] in tree._families._relatives
         tree.read(closely=True)
         exact = sum_of_pss(child.pid, *forked)
         assert tree.read()[1] == pytest.approx(exact, abs=MIB)
+
+    @pytest.mark.usefixtures("no_grace")
+    def test_an_exec_that_is_not_over_is_waited_for(
+        self,
+        child: Child,
+        forked: list[int],
+        make_tree: MakeTree,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        start_forks(child, forked, 2)
+        before = make_tree(child.pid).read()
+        real = proc.ProcessFolder.read
+        is_over = False
+
+        def read(folder: proc.ProcessFolder, name: str) -> bytes:
+            return bytes(16) if name == "auxv" and not is_over else real(folder, name)
+
+        monkeypatch.setattr(proc.ProcessFolder, "read", read)
+        tree = make_tree(child.pid)
+        tree.read()
+        assert tree._families._relatives == {}
+        is_over = True
+        tree.read()
+        assert tree.read(closely=True)[1] - before[1] == close_to(0)
+        assert tree.notes == set()
 
 
 class TestWhatIsNotTold:
@@ -548,6 +587,28 @@ class TestWhatIsNotTold:
         after = tree.read(closely=True)
         assert after[1] - before[1] == close_to(0)
         assert tree.notes == set()
+
+    def test_processes_that_may_not_be_looked_at_count_in_full(
+        self,
+        child: Child,
+        forked: list[int],
+        make_tree: MakeTree,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        start_forks(child, forked, 1)
+        before = make_tree(child.pid).read()
+        real = proc.ProcessFolder.read
+
+        def read(folder: proc.ProcessFolder, name: str) -> bytes:
+            if name == "auxv":
+                raise PermissionError
+            return real(folder, name)
+
+        monkeypatch.setattr(proc.ProcessFolder, "read", read)
+        tree = make_tree(child.pid)
+        for _ in range(2):
+            assert tree.read()[1] - before[1] == close_to(64 * MIB, 4)
+        assert tree.notes == {_family._HIDDEN}
 
     @pytest.mark.parametrize("kernel", ["no file", "no numbers"])
     def test_old_kernels(
@@ -689,12 +750,86 @@ class TestPace:
         assert self.make_round(family, 1002.0) == (1001.0, 100 * MIB)
         assert self.seconds_until_due(family, 1002.0) == 0.13
 
+    def add(
+        self, family: _family._Family, lender: _family._Relative | None = None
+    ) -> _family._Relative:
+        process: Any = FakeProcess(3)
+        relative = _family._Relative(process, family, lender)
+        relative.take(self.PRIVATE_BYTES)
+        family.add(relative)
+        return relative
+
+    @pytest.mark.parametrize("comes", [False, True])
+    def test_walks_before_and_after_a_change_do_not_fit_together(
+        self,
+        family: _family._Family,
+        processes: list[FakeProcess],
+        monkeypatch: pytest.MonkeyPatch,
+        comes: bool,
+    ) -> None:
+        monkeypatch.setattr(_family, "_SLICE_SECONDS", 1e-6)
+        for process in processes:
+            process.walk_seconds = 1e-3
+        third = self.add(family)
+        third.process.walk_seconds = 1e-3  # type: ignore[attr-defined]
+        assert family.walk(1001.0, at_once=False) is None
+        if comes:
+            self.add(family)
+        else:
+            family.remove(third)
+        processes[0].borrowed_bytes = 100 * MIB
+        while family.walk(1002.0, at_once=False) is None:
+            pass
+        assert family.relatives[0].borrowed_bytes == 100 * MIB
+
+    def test_a_round_that_is_never_over_is_made_at_once(
+        self,
+        family: _family._Family,
+        processes: list[FakeProcess],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(_family, "_SLICE_SECONDS", 1e-6)
+        for process in processes:
+            process.walk_seconds = 1e-3
+        for step in range(11):
+            processes[0].n_faults += 1
+            assert family.walk(1001.0 + 0.1 * step, at_once=False) is None
+            family.remove(self.add(family))
+        processes[0].n_faults += 1
+        assert family.walk(1002.2, at_once=False) is not None
+
+    def test_waiting_ends_with_the_one_that_was_waited_for(
+        self, family: _family._Family, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for relative in family.relatives:
+            relative.grace_end = 2000.0
+        gone = family.relatives[1]
+        assert family.walk(1001.0, at_once=True) is None
+        family.remove(gone)
+        family.add(gone)
+        assert family.walk(1001.0 + 2 * _family._NOTED_SECONDS, at_once=True) is None
+        assert not family.is_restless
+
+    def test_an_heir_is_as_good_as_the_one_that_has_gone(
+        self, family: _family._Family
+    ) -> None:
+        lender = self.add(family)
+        for relative in family.relatives:
+            relative.settle(self.PRIVATE_BYTES * 2 // 3)
+
+        def own_bytes() -> int:
+            return sum(relative.own_bytes for relative in family.relatives)
+
+        heir, other = (self.add(family, lender) for _ in range(2))
+        for gone in (lender, heir, other):
+            assert own_bytes() == pytest.approx(self.PRIVATE_BYTES, abs=10)
+            family.remove(gone)
+        assert own_bytes() == pytest.approx(self.PRIVATE_BYTES, abs=10)
+
     def test_one_that_has_gone_is_a_reason_to_look_soon(
         self, family: _family._Family
     ) -> None:
-        third = _family._Relative(FakeProcess(3), family, None)  # type: ignore[arg-type]
-        third.take(self.PRIVATE_BYTES)
-        family.add(third)
+        third = self.add(family)
         self.make_round(family, 1001.0)
         family.remove(third)
         assert self.seconds_until_due(family, 1001.0) == 0.13
