@@ -41,11 +41,12 @@ from skl_mmap.monitor._process import Process, ProcessNumbers
 # sharing: walks over both would find all of X twice.
 _EXEC_GRACE_SECONDS = 0.25
 
-# From one round of walks to the next: as long as they take no more than a share of a
-# core, and never longer than the upper bound. A fourth of that if there is a reason.
+# From one round of walks to the next: so long that they take no more than the first share
+# of a core, but no longer than the upper bound unless they take more than the second
+# share. A fourth of that if there is a reason.
 _MIN_ROUND_SECONDS = 0.5
 _MAX_ROUND_SECONDS = 2.0
-_CPU_SHARE = 0.03
+_CPU_SHARES = (0.02, 0.1)
 _HASTE = 4
 # A round that is not over by then, because processes come and go, is made in one go;
 # one that could not be made is noted.
@@ -292,9 +293,9 @@ class _Family:
         late = self._last_begin, max(0, after_bytes - before_bytes)
         self._is_urgent = late[1] > max(_LATE_BYTES, after_bytes // _LATE_PART)
         self._due_since = None
-        self._wait_seconds = min(
-            max(self._cost_seconds / _CPU_SHARE, _MIN_ROUND_SECONDS), _MAX_ROUND_SECONDS
-        )
+        seldom, often = (self._cost_seconds / share for share in _CPU_SHARES)
+        wait_seconds = min(max(seldom, _MIN_ROUND_SECONDS), _MAX_ROUND_SECONDS)
+        self._wait_seconds = max(wait_seconds, often)
         state = self._read_state()
         n_faults = max(0, state[0] - self._last_state[0])
         elapsed = max(self._begin - self._last_begin, _SLICE_SECONDS)
@@ -348,7 +349,7 @@ class Families:
                 del self._by_image[family.image]
 
     def follow(self, process: Process) -> None:
-        """Notice that a process has called exec or ended, and has no relatives any more.
+        """Notice that a process has called exec or ended, and has no relatives now.
 
         To be called before its memory is read: the other way round, an exec in between
         would make its parent's memory its own. One that may be looked at no longer most

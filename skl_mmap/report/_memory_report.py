@@ -457,11 +457,11 @@ def measure(
 
     Processes that were forked from each other without exec have pages in common, which
     count once: there it is the sum of Pss_Anon and SwapPss. The kernel is asked for
-    these once in half a second, or in two seconds where that takes long, and four times
-    as often after large changes. Memory that is allocated or freed in between is exact;
-    a common page that is written to, and copied, is missing until then, or altogether
-    if its process ends before. If the next look finds that the peak may have been more
-    than 1 % higher, a note says by how much.
+    these once in 0.5 to 2 seconds, less often where that would take more than a tenth
+    of a core, and four times as often after large changes. Memory that is allocated or
+    freed in between is exact; a common page that is written to, and copied, is missing
+    until then, or altogether if its process ends before. If the next look finds that
+    the peak may have been more than 1 % higher, a note says by how much.
 
     Not covered: huge pages of hugetlbfs, page tables, GPU memory. Shared memory that
     has no file descriptor (System V, ``MAP_SHARED | MAP_ANONYMOUS``) counts only as

@@ -6,6 +6,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -711,7 +713,8 @@ class TestPace:
         assert self.seconds_until_due(family, 1001.0) == 0.5
 
     @pytest.mark.parametrize(
-        ("walk_seconds", "expected"), [(0.001, 0.5), (0.015, 1.0), (0.5, 2.0)]
+        ("walk_seconds", "expected"),
+        [(0.001, 0.5), (0.01, 1.0), (0.1, 2.0), (0.125, 2.5)],
     )
     def test_walks_take_no_more_than_a_share_of_a_core(
         self,
@@ -972,9 +975,6 @@ class TestPeak:
         code = FORKS + "data = allocate(64); fork(4)\n"
         code += "for fork in forks: fork.run('touch(data, 16, 2)')\n"
         code += "time.sleep(1); [fork.end() for fork in forks]"
-        import subprocess
-        import sys
-
         with measure() as report:
             subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
         assert report.peak_growth_bytes == close_to((8 + 64 + 4 * 16) * MIB, 5)
@@ -990,18 +990,13 @@ def cpu_per_reading(tree: ProcessTree, seconds: float) -> float:
     return (time.thread_time() - begin) / n_readings
 
 
-@pytest.mark.parametrize("n_forks", [8])
 def test_readings_of_busy_forks_are_cheap(
-    child: Child,
-    make_child: MakeChild,
-    forked: list[int],
-    make_tree: MakeTree,
-    n_forks: int,
+    child: Child, forked: list[int], make_tree: MakeTree
 ) -> None:
-    start_forks(child, forked, n_forks, n_mib=100)
+    start_forks(child, forked, 8, n_mib=200)
     work = (
         "end = time.monotonic() + 4\n"
-        "while time.monotonic() < end: more = bytearray(4 << 20); time.sleep(0.05)"
+        "while time.monotonic() < end: more = allocate(4); time.sleep(0.03)"
     )
     child.run(f"for fork in forks: fork.send({work!r})")
     time.sleep(_family._EXEC_GRACE_SECONDS)
@@ -1011,7 +1006,7 @@ def test_readings_of_busy_forks_are_cheap(
     child.run("for fork in forks: fork.receive()")
     child.run(
         "command = [sys.executable, '-I', '-S', '-c', 'input()']\n"
-        f"started = [subprocess.Popen(command, stdin=-1) for _ in range({n_forks})]"
+        "started = [subprocess.Popen(command, stdin=-1) for _ in range(8)]"
     )
     for pid in forked:
         os.kill(pid, signal.SIGKILL)
@@ -1020,5 +1015,5 @@ def test_readings_of_busy_forks_are_cheap(
     tree.read()
     as_others = cpu_per_reading(tree, 1.0)
     child.run("for process in started: process.communicate(b'1')")
-    # Walks over all at every reading take twenty times as long.
-    assert as_forks < 4 * as_others + 2 * _family._CPU_SHARE * 0.01
+    # Walks in each reading, as far as there is time for them, take 16 times as long.
+    assert as_forks < 8 * as_others
