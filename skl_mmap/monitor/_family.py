@@ -41,9 +41,9 @@ from skl_mmap.monitor._process import Process, ProcessNumbers
 # sharing: walks over both would find all of X twice.
 _EXEC_GRACE_SECONDS = 0.25
 
-# From one round of walks to the next: so long that they take no more than the first share
-# of a core, but no longer than the upper bound unless they take more than the second
-# share. A fourth of that if there is a reason.
+# From one round of walks to the next: so long that they take no more than the first
+# share of a core, but no longer than the upper bound, unless they take more than the
+# second share. A fourth of that if there is a reason.
 _MIN_ROUND_SECONDS = 0.5
 _MAX_ROUND_SECONDS = 2.0
 _CPU_SHARES = (0.02, 0.1)
