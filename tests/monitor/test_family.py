@@ -32,7 +32,6 @@ pytestmark = [
 ]
 
 MakeChild = Callable[..., Child]
-MakeTree = Callable[[int], ProcessTree]
 
 # Pages of the interpreter that a fork writes to while it does what it is told.
 FORK_BYTES = 2 * MIB
@@ -90,13 +89,6 @@ gc.freeze()
 """
 
 
-def ask(child: Child, path: tuple[int, ...], code: str) -> Any:
-    """Have a fork of a fork of ... run code, and return its `answer`."""
-    for number in reversed(path):
-        code = f"answer = forks[{number}].run({code!r})"
-    return child.run(code)
-
-
 def sum_of_pss(*pids: int) -> int:
     """Add up the kernel's own account: slow, and right."""
     total = 0
@@ -116,36 +108,53 @@ def close_to(n_bytes: int, n_forks: int = 1) -> object:
     return pytest.approx(n_bytes, abs=n_forks * FORK_BYTES)
 
 
-@pytest.fixture
-def child(make_child: MakeChild) -> Child:
-    """A process that can fork others."""
-    child = make_child()
-    child.run(FORKS)
-    return child
+class Forks:
+    """A process that forks others, and the trees that are read of them.
+
+    Attributes
+    ----------
+    pids : list of int
+        The forked ones. They end with the test, whether or not their parent lives.
+    """
+
+    def __init__(self, child: Child) -> None:
+        self._trees: list[ProcessTree] = []
+        self.pid = child.pid
+        self.run, self.send = child.run, child.send
+        self.wait_for_answer = child.wait_for_answer
+        self.pids: list[int] = []
+        self.run(FORKS)
+
+    def start(self, n: int, n_mib: int = 64) -> None:
+        """Have the process allocate `data`, and fork n others."""
+        self.pids += self.run(f"data = allocate({n_mib}); answer = fork({n})")
+
+    def ask(self, path: tuple[int, ...], code: str) -> Any:
+        """Have a fork of a fork of ... run code, and return its `answer`."""
+        for number in reversed(path):
+            code = f"answer = forks[{number}].run({code!r})"
+        return self.run(code)
+
+    def tree(self, pid: int | None = None) -> ProcessTree:
+        """Return a tree that is closed with the test."""
+        self._trees.append(ProcessTree(self.pid if pid is None else pid, []))
+        return self._trees[-1]
+
+    def end(self) -> None:
+        """Leave nothing behind."""
+        for tree in self._trees:
+            tree.close()
+        for pid in filter(is_running, self.pids):
+            os.kill(pid, signal.SIGKILL)
+        assert wait_for_end(self.pids)
 
 
 @pytest.fixture
-def forked() -> Iterator[list[int]]:
-    """Processes to end with the test, whether or not their parent still lives."""
-    pids: list[int] = []
-    yield pids
-    for pid in filter(is_running, pids):
-        os.kill(pid, signal.SIGKILL)
-    assert wait_for_end(pids)
-
-
-@pytest.fixture
-def make_tree() -> Iterator[MakeTree]:
-    """Make trees that are closed with the test."""
-    trees = []
-
-    def make(pid: int) -> ProcessTree:
-        trees.append(ProcessTree(pid, []))
-        return trees[-1]
-
-    yield make
-    for tree in trees:
-        tree.close()
+def forks(make_child: MakeChild) -> Iterator[Forks]:
+    """Forks that end with the test."""
+    forks = Forks(make_child())
+    yield forks
+    forks.end()
 
 
 @pytest.fixture
@@ -160,9 +169,14 @@ def no_walks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_family._Family, "_is_due", lambda *_: False)
 
 
-def start_forks(child: Child, forked: list[int], n: int, n_mib: int = 64) -> None:
-    """Have `child` allocate `data`, and fork n processes."""
-    forked += child.run(f"data = allocate({n_mib}); answer = fork({n})")
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Which processes are walked over, to no avail."""
+    pids: list[int] = []
+    monkeypatch.setattr(
+        Process, "read_borrowed", lambda process: pids.append(process.pid) or 0
+    )
+    return pids
 
 
 @pytest.mark.usefixtures("no_grace")
@@ -170,58 +184,50 @@ class TestCloseReadings:
     """What a round of walks finds is what the pages are."""
 
     @pytest.mark.parametrize("n_forks", [1, 4])
-    def test_every_page_counts_once(
-        self, child: Child, forked: list[int], make_tree: MakeTree, n_forks: int
-    ) -> None:
-        before = read_committed(child.pid).anonymous_bytes
-        start_forks(child, forked, n_forks)
-        tree = make_tree(child.pid)
+    def test_every_page_counts_once(self, forks: Forks, n_forks: int) -> None:
+        before = read_committed(forks.pid).anonymous_bytes
+        forks.start(n_forks)
+        tree = forks.tree()
         shared = tree.read()
         assert shared[4] == n_forks + 1
         assert shared[1] - before == close_to(64 * MIB, n_forks)
         for number in range(n_forks):
-            ask(child, (number,), "touch(data, 8, 2); more = allocate(4)")
+            forks.ask((number,), "touch(data, 8, 2); more = allocate(4)")
         written = tree.read(closely=True)
         assert written[1] - shared[1] == close_to(n_forks * 12 * MIB, n_forks)
-        exact = sum_of_pss(child.pid, *forked)
+        exact = sum_of_pss(forks.pid, *forks.pids)
         assert written[1] == pytest.approx(exact, abs=MIB // 4)
 
-    def test_the_parts_of_all_are_the_whole(
-        self, child: Child, forked: list[int]
-    ) -> None:
-        start_forks(child, forked, 3)
-        reading = read_committed(child.pid)
+    def test_the_parts_of_all_are_the_whole(self, forks: Forks) -> None:
+        forks.start(3)
+        reading = read_committed(forks.pid)
         parts = [process.anonymous_bytes for process in reading.processes]
         assert sum(parts) == reading.anonymous_bytes
         # Each has a fourth of what all share.
         assert len(parts) == 4
         assert all(part == close_to(64 * MIB // 4, 2) for part in parts)
 
-    def test_what_the_parent_writes_is_its_own(
-        self, child: Child, forked: list[int], make_tree: MakeTree
-    ) -> None:
-        start_forks(child, forked, 2)
-        tree = make_tree(child.pid)
+    def test_what_the_parent_writes_is_its_own(self, forks: Forks) -> None:
+        forks.start(2)
+        tree = forks.tree()
         before = tree.read()
-        child.run("touch(data, 32, 2)")
+        forks.run("touch(data, 32, 2)")
         after = tree.read(closely=True)
         assert after[1] - before[1] == close_to(32 * MIB)
 
-    def test_forks_of_forks(
-        self, child: Child, forked: list[int], make_tree: MakeTree
-    ) -> None:
-        before = read_committed(child.pid).anonymous_bytes
-        start_forks(child, forked, 1)
-        forked += ask(child, (0,), "more = allocate(32); answer = fork(2)")
-        ask(child, (0, 1), "touch(more, 16, 3); touch(data, 16, 3)")
-        after = make_tree(child.pid).read()
+    def test_forks_of_forks(self, forks: Forks) -> None:
+        before = read_committed(forks.pid).anonymous_bytes
+        forks.start(1)
+        forks.pids += forks.ask((0,), "more = allocate(32); answer = fork(2)")
+        forks.ask((0, 1), "touch(more, 16, 3); touch(data, 16, 3)")
+        after = forks.tree().read()
         assert after[4] == 4
         assert after[1] - before == close_to((64 + 32 + 16 + 16) * MIB, 3)
 
     def test_memory_that_is_swapped_is_divided_too(
-        self, child: Child, monkeypatch: pytest.MonkeyPatch
+        self, forks: Forks, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        process = Process(child.pid)
+        process = Process(forks.pid)
         text = (
             b"0-1 [rollup]\nPss_Anon:   4 kB\nAnonymous:   12 kB\n"
             b"Swap:   32 kB\nSwapPss:   8 kB\n"
@@ -232,20 +238,16 @@ class TestCloseReadings:
         process.close()
 
     def test_processes_without_relatives_are_not_walked_over(
-        self, child: Child, make_tree: MakeTree, monkeypatch: pytest.MonkeyPatch
+        self, forks: Forks, walks: list[int]
     ) -> None:
-        child.run(
+        forks.run(
             "command = [sys.executable, '-c', 'input()']\n"
             "started = [subprocess.Popen(command, stdin=-1) for _ in range(2)]"
         )
-        walks: list[int] = []
-        monkeypatch.setattr(
-            Process, "read_borrowed", lambda process: walks.append(process.pid) or 0
-        )
-        tree = make_tree(child.pid)
+        tree = forks.tree()
         n_processes = tree.read()[4]
         tree.read(closely=True)
-        child.run("for process in started: process.communicate(b'1')")
+        forks.run("for process in started: process.communicate(b'1')")
         assert n_processes == 3
         assert walks == []
 
@@ -254,67 +256,59 @@ class TestCloseReadings:
 class TestBetweenWalks:
     """What is known without a walk, and what is not."""
 
-    def test_forks_count_only_what_they_allocate(
-        self, child: Child, forked: list[int], make_tree: MakeTree
-    ) -> None:
-        tree = make_tree(child.pid)
+    def test_forks_count_only_what_they_allocate(self, forks: Forks) -> None:
+        tree = forks.tree()
         before = tree.read()
-        start_forks(child, forked, 4)
+        forks.start(4)
         during = tree.read()
         assert during[4] == 5
         assert during[1] - before[1] == close_to(64 * MIB)
-        ask(child, (0,), "more = allocate(32)")
+        forks.ask((0,), "more = allocate(32)")
         assert tree.read()[1] - during[1] == close_to(32 * MIB)
-        ask(child, (0,), "more.close()")
+        forks.ask((0,), "more.close()")
         assert tree.read()[1] - during[1] == close_to(0)
 
     @pytest.mark.usefixtures("no_grace")
     @pytest.mark.parametrize("n_ends", [1, 3])
     def test_those_that_end_leave_their_part_to_the_others(
-        self, child: Child, forked: list[int], make_tree: MakeTree, n_ends: int
+        self, forks: Forks, n_ends: int
     ) -> None:
-        start_forks(child, forked, 4)
-        tree = make_tree(child.pid)
+        forks.start(4)
+        tree = forks.tree()
         before = tree.read()
         for _ in range(n_ends):
-            child.run("forks.pop().end()")
+            forks.run("forks.pop().end()")
         after = tree.read()
         assert after[4] == before[4] - n_ends
         assert after[1] - before[1] == close_to(0, n_ends)
         assert sum(numbers[2] for numbers in tree.processes) == after[1]
 
     @pytest.mark.usefixtures("no_grace")
-    def test_those_that_nobody_has_waited_for_have_nothing(
-        self, child: Child, forked: list[int], make_tree: MakeTree
-    ) -> None:
-        start_forks(child, forked, 3)
-        tree = make_tree(child.pid)
+    def test_those_that_nobody_has_waited_for_have_nothing(self, forks: Forks) -> None:
+        forks.start(3)
+        tree = forks.tree()
         before = tree.read()
-        os.kill(forked[0], signal.SIGKILL)
-        assert wait_for_end(forked[:1])
+        os.kill(forks.pids[0], signal.SIGKILL)
+        assert wait_for_end(forks.pids[:1])
         after = tree.read()
         assert after[4] == before[4] - 1
         assert after[1] - before[1] == close_to(0)
 
     @pytest.mark.usefixtures("no_grace")
-    def test_the_last_one_has_all(
-        self, child: Child, forked: list[int], make_tree: MakeTree
-    ) -> None:
-        start_forks(child, forked, 1)
-        tree = make_tree(child.pid)
+    def test_the_last_one_has_all(self, forks: Forks) -> None:
+        forks.start(1)
+        tree = forks.tree()
         tree.read()
-        ask(child, (0,), "touch(data, 32, 2)")
-        child.run("forks.pop().end()")
-        assert tree.read()[1] == pytest.approx(sum_of_pss(child.pid), abs=MIB // 4)
+        forks.ask((0,), "touch(data, 32, 2)")
+        forks.run("forks.pop().end()")
+        assert tree.read()[1] == pytest.approx(sum_of_pss(forks.pid), abs=MIB // 4)
 
     @pytest.mark.usefixtures("no_grace")
-    def test_shared_pages_that_are_written_to_are_late(
-        self, child: Child, forked: list[int], make_tree: MakeTree
-    ) -> None:
-        start_forks(child, forked, 2)
-        tree = make_tree(child.pid)
+    def test_shared_pages_that_are_written_to_are_late(self, forks: Forks) -> None:
+        forks.start(2)
+        tree = forks.tree()
         before = tree.read()
-        ask(child, (0,), "touch(data, 48, 2)")
+        forks.ask((0,), "touch(data, 48, 2)")
         unseen = tree.read()
         assert unseen[1] - before[1] == close_to(0)
         assert tree.late == []
@@ -328,26 +322,22 @@ class TestRounds:
     """When forks are walked over."""
 
     @pytest.mark.usefixtures("no_grace")
-    def test_what_is_written_is_seen_soon(
-        self, child: Child, forked: list[int], make_tree: MakeTree
-    ) -> None:
-        start_forks(child, forked, 2)
-        tree = make_tree(child.pid)
+    def test_what_is_written_is_seen_soon(self, forks: Forks) -> None:
+        forks.start(2)
+        tree = forks.tree()
         before = tree.read()
-        ask(child, (1,), "touch(data, 48, 2)")
+        forks.ask((1,), "touch(data, 48, 2)")
         assert wait_until(lambda: tree.read()[1] - before[1] > 40 * MIB)
         assert tree.read()[1] - before[1] == close_to(48 * MIB)
 
     @pytest.mark.usefixtures("no_grace")
     def test_a_round_is_spread_over_readings(
         self,
-        child: Child,
-        forked: list[int],
-        make_tree: MakeTree,
+        forks: Forks,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        start_forks(child, forked, 3)
-        tree = make_tree(child.pid)
+        forks.start(3)
+        tree = forks.tree()
         before = tree.read()
         monkeypatch.setattr(_family, "_SLICE_SECONDS", 0.0001)
         monkeypatch.setattr(_family._Family, "_is_due", lambda *_: True)
@@ -363,51 +353,43 @@ class TestRounds:
             return real(process)
 
         monkeypatch.setattr(Process, "read_borrowed", spy)
-        ask(child, (0,), "touch(data, 32, 2)")
+        forks.ask((0,), "touch(data, 32, 2)")
         for n_walks in (1, 2, 3):
             # Nothing changes until all have been walked over: their numbers would not
             # fit together.
             assert tree.read()[1] - before[1] == close_to(0)
             assert len(walks) == n_walks
         assert tree.read()[1] - before[1] == close_to(32 * MIB)
-        assert sorted(walks) == sorted([child.pid, *forked])
+        assert sorted(walks) == sorted([forks.pid, *forks.pids])
 
     @pytest.mark.usefixtures("no_grace")
     def test_a_round_begins_anew_when_one_of_them_ends(
         self,
-        child: Child,
-        forked: list[int],
-        make_tree: MakeTree,
+        forks: Forks,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        start_forks(child, forked, 3)
-        tree = make_tree(child.pid)
+        forks.start(3)
+        tree = forks.tree()
         before = tree.read()
         monkeypatch.setattr(_family, "_SLICE_SECONDS", 0.0)
         monkeypatch.setattr(_family._Family, "_is_due", lambda *_: True)
-        family = tree._families._relatives[child.pid].family
+        family = tree._families._relatives[forks.pid].family
         family._queue = [*family.relatives[2:]]
-        child.run("forks.pop().end()")
+        forks.run("forks.pop().end()")
         after = [tree.read() for _ in range(4)]
         assert all(numbers[4] == 3 for numbers in after)
         assert all(n[1] - before[1] == close_to(0) for n in after)
 
     @pytest.mark.usefixtures("no_grace")
-    def test_idle_forks_are_left_alone(
-        self,
-        child: Child,
-        forked: list[int],
-        make_tree: MakeTree,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        start_forks(child, forked, 2)
-        tree = make_tree(child.pid)
-        tree.read()
-        tree.read(closely=True)
-        walks: list[int] = []
-        monkeypatch.setattr(
-            Process, "read_borrowed", lambda process: walks.append(process.pid) or 0
-        )
+    def test_idle_forks_are_left_alone(self, forks: Forks, walks: list[int]) -> None:
+        forks.start(2)
+        tree = forks.tree()
+        for number in range(2):
+            forks.ask((number,), "pass")
+        time.sleep(0.1)  # until they wait for the next order
+        for _ in range(3):
+            tree.read(closely=True)
+        walks.clear()
         end = time.monotonic() + 1.5 * _family._MIN_ROUND_SECONDS
         while time.monotonic() < end:
             tree.read()
@@ -415,21 +397,13 @@ class TestRounds:
         assert walks == []
 
     def test_the_young_are_not_walked_over(
-        self,
-        child: Child,
-        forked: list[int],
-        make_tree: MakeTree,
-        monkeypatch: pytest.MonkeyPatch,
+        self, forks: Forks, walks: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(_family, "_EXEC_GRACE_SECONDS", 60.0)
         monkeypatch.setattr(_family, "_NOTED_SECONDS", 0.1)
-        walks: list[int] = []
-        monkeypatch.setattr(
-            Process, "read_borrowed", lambda process: walks.append(process.pid) or 0
-        )
-        tree = make_tree(child.pid)
+        tree = forks.tree()
         tree.read()
-        start_forks(child, forked, 2)
+        forks.start(2)
         tree.read(closely=True)
         assert walks == []
         assert tree.notes == set()
@@ -439,12 +413,12 @@ class TestRounds:
         assert tree.notes == {_family._RESTLESS}
 
     def test_children_that_are_about_to_call_exec_never_count(
-        self, child: Child, make_tree: MakeTree
+        self, forks: Forks
     ) -> None:
-        child.run("data = allocate(128)")
-        tree = make_tree(child.pid)
+        forks.run("data = allocate(128)")
+        tree = forks.tree()
         before = tree.read()
-        child.send(
+        forks.send(
             "end = time.monotonic() + 2\n"
             "while time.monotonic() < end:\n"
             "    started = [subprocess.Popen(['true']) for _ in range(4)]\n"
@@ -454,7 +428,7 @@ class TestRounds:
         while time.monotonic() < end:
             numbers = tree.read()
             largest = max(largest, numbers[1])
-        child.wait_for_answer()
+        forks.wait_for_answer()
         assert largest - before[1] < 16 * MIB
         assert tree.notes == set()
 
@@ -465,28 +439,26 @@ class TestOrphans:
     @pytest.mark.parametrize("is_walked", [False, True])
     def test_memory_of_a_dead_server_is_that_of_its_workers(
         self,
-        child: Child,
-        forked: list[int],
-        make_tree: MakeTree,
+        forks: Forks,
         monkeypatch: pytest.MonkeyPatch,
         is_walked: bool,
     ) -> None:
         grace_seconds = -60.0 if is_walked else 0.5
         monkeypatch.setattr(_family, "_EXEC_GRACE_SECONDS", grace_seconds)
-        tree = make_tree(child.pid)
+        tree = forks.tree()
         tree.read()
-        forked += child.run("answer = fork(1)")
-        forked += ask(child, (0,), "data = allocate(64); answer = fork(4)")
+        forks.pids += forks.run("answer = fork(1)")
+        forks.pids += forks.ask((0,), "data = allocate(64); answer = fork(4)")
         before = tree.read(closely=is_walked)
         assert before[4] == 6
-        os.kill(forked[0], signal.SIGKILL)
-        child.run(f"os.waitpid({forked[0]}, 0)")
+        os.kill(forks.pids[0], signal.SIGKILL)
+        forks.run(f"os.waitpid({forks.pids[0]}, 0)")
         if not is_walked:
             time.sleep(0.6)
         after = tree.read()
         assert after[4] == 5
         assert after[1] - before[1] == close_to(0, 2)
-        exact = sum_of_pss(child.pid, *forked[1:])
+        exact = sum_of_pss(forks.pid, *forks.pids[1:])
         close = tree.read(closely=True)
         assert close[1] == pytest.approx(exact, abs=MIB // 4)
 
@@ -495,43 +467,39 @@ class TestExec:
     @pytest.mark.parametrize("grace_seconds", [60.0, -60.0])
     def test_a_fork_that_execs_is_an_ordinary_process(
         self,
-        child: Child,
-        forked: list[int],
-        make_tree: MakeTree,
+        forks: Forks,
         monkeypatch: pytest.MonkeyPatch,
         grace_seconds: float,
     ) -> None:
         monkeypatch.setattr(_family, "_EXEC_GRACE_SECONDS", grace_seconds)
-        start_forks(child, forked, 2)
-        tree = make_tree(child.pid)
+        forks.start(2)
+        tree = forks.tree()
         before = tree.read()
         program = f"data = bytearray({32 * MIB}); print(1, flush=True); input()"
         code = (
             "os.dup2(inbox, 0); os.dup2(outbox, 1)\n"
             f"os.execv(sys.executable, [sys.executable, '-c', {program!r}])"
         )
-        ask(child, (0,), code)
+        forks.ask((0,), code)
         after = tree.read()
         assert before[4] == after[4] == 3
         assert 32 * MIB < after[1] - before[1] < 48 * MIB
-        family = tree._families._relatives[child.pid].family
+        family = tree._families._relatives[forks.pid].family
         relatives = [relative.process.pid for relative in family.relatives]
-        assert relatives == [child.pid, forked[1]]
-        assert forked[0] in tree._families._relatives
+        assert relatives == [forks.pid, forks.pids[1]]
+        assert forks.pids[0] in tree._families._relatives
         tree.read(closely=True)
-        exact = sum_of_pss(child.pid, *forked)
+        exact = sum_of_pss(forks.pid, *forks.pids)
         assert tree.read()[1] == pytest.approx(exact, abs=MIB)
 
     @pytest.mark.usefixtures("no_grace")
     def test_an_exec_that_is_not_over_is_waited_for(
         self,
-        child: Child,
-        forked: list[int],
-        make_tree: MakeTree,
+        forks: Forks,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        start_forks(child, forked, 2)
-        before = make_tree(child.pid).read()
+        forks.start(2)
+        before = forks.tree().read()
         real = proc.ProcessFolder.read
         is_over = False
 
@@ -539,7 +507,7 @@ class TestExec:
             return bytes(16) if name == "auxv" and not is_over else real(folder, name)
 
         monkeypatch.setattr(proc.ProcessFolder, "read", read)
-        tree = make_tree(child.pid)
+        tree = forks.tree()
         tree.read()
         assert tree._families._relatives == {}
         is_over = True
@@ -558,13 +526,11 @@ class TestWhatIsNotTold:
     @pytest.mark.usefixtures("no_grace")
     def test_hidden_pages_count_in_full(
         self,
-        child: Child,
-        forked: list[int],
-        make_tree: MakeTree,
+        forks: Forks,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        start_forks(child, forked, 1)
-        tree = make_tree(child.pid)
+        forks.start(1)
+        tree = forks.tree()
         before = tree.read()
         assert tree.notes == set()
         refuse = self.refuse(PermissionError)
@@ -576,13 +542,11 @@ class TestWhatIsNotTold:
     @pytest.mark.usefixtures("no_grace")
     def test_a_process_that_ends_meanwhile_is_left_out(
         self,
-        child: Child,
-        forked: list[int],
-        make_tree: MakeTree,
+        forks: Forks,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        start_forks(child, forked, 1)
-        tree = make_tree(child.pid)
+        forks.start(1)
+        tree = forks.tree()
         before = tree.read()
         refuse = self.refuse(ProcessLookupError)
         monkeypatch.setattr(proc.ProcessFolder, "read_borrowed", refuse)
@@ -592,13 +556,11 @@ class TestWhatIsNotTold:
 
     def test_processes_that_may_not_be_looked_at_count_in_full(
         self,
-        child: Child,
-        forked: list[int],
-        make_tree: MakeTree,
+        forks: Forks,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        start_forks(child, forked, 1)
-        before = make_tree(child.pid).read()
+        forks.start(1)
+        before = forks.tree().read()
         real = proc.ProcessFolder.read
 
         def read(folder: proc.ProcessFolder, name: str) -> bytes:
@@ -607,16 +569,16 @@ class TestWhatIsNotTold:
             return real(folder, name)
 
         monkeypatch.setattr(proc.ProcessFolder, "read", read)
-        tree = make_tree(child.pid)
+        tree = forks.tree()
         for _ in range(2):
             assert tree.read()[1] - before[1] == close_to(64 * MIB, 4)
         assert tree.notes == {_family._HIDDEN}
 
     @pytest.mark.parametrize("kernel", ["no file", "no numbers"])
     def test_old_kernels(
-        self, child: Child, monkeypatch: pytest.MonkeyPatch, kernel: str
+        self, forks: Forks, monkeypatch: pytest.MonkeyPatch, kernel: str
     ) -> None:
-        process = Process(child.pid)
+        process = Process(forks.pid)
 
         def read(*_: object, **__: object) -> bytes:
             if kernel == "no file":
@@ -631,15 +593,15 @@ class TestWhatIsNotTold:
 
     @pytest.mark.usefixtures("no_grace")
     def test_memory_shared_with_a_process_outside_counts_in_full(
-        self, child: Child, forked: list[int], make_tree: MakeTree
+        self, forks: Forks
     ) -> None:
-        before = read_committed(child.pid).anonymous_bytes
-        start_forks(child, forked, 1)
-        tree = make_tree(forked[0])
+        before = read_committed(forks.pid).anonymous_bytes
+        forks.start(1)
+        tree = forks.tree(forks.pids[0])
         alone = tree.read()
         assert alone[1] - before == close_to(64 * MIB)
         assert tree.notes == set()
-        forked += ask(child, (0,), "answer = fork(2)")
+        forks.pids += forks.ask((0,), "answer = fork(2)")
         tree.read()
         together = tree.read(closely=True)
         assert together[4] == 3
@@ -843,15 +805,14 @@ class _Model:
 
     BLOCK = 4
 
-    def __init__(self, child: Child, forked: list[int], n_blocks: int) -> None:
-        self._child = child
-        self._forked = forked
+    def __init__(self, forks: Forks, n_blocks: int) -> None:
+        self._forks = forks
         self._n_versions = n_blocks
-        child.run(f"blocks = [allocate({self.BLOCK}) for _ in range({n_blocks})]")
+        forks.run(f"blocks = [allocate({self.BLOCK}) for _ in range({n_blocks})]")
         self.blocks: dict[tuple[int, ...], list[int | None]] = {
             (): list(range(n_blocks))
         }
-        self.pids = {(): child.pid}
+        self.pids = {(): forks.pid}
         self.n_forks: dict[tuple[int, ...], int] = {(): 0}
         self._orphans: list[tuple[int, ...]] = []
 
@@ -890,30 +851,28 @@ class _Model:
             self._orphans += [p for p in self.blocks if p[: len(path)] == path]
 
     def _run(self, path: tuple[int, ...], code: str) -> Any:
-        return ask(self._child, path, code)
+        return self._forks.ask(path, code)
 
     def _fork(self, path: tuple[int, ...]) -> None:
         number = self.n_forks[path]
         self.n_forks[path] += 1
         new = (*path, number)
         [self.pids[new]] = self._run(path, "answer = fork(1)")
-        self._forked.append(self.pids[new])
+        self._forks.pids.append(self.pids[new])
         self.blocks[new] = list(self.blocks[path])
         self.n_forks[new] = 0
 
 
 @pytest.mark.usefixtures("no_grace", "no_walks")
 @pytest.mark.parametrize("seed", range(6))
-def test_trees_that_do_anything(
-    child: Child, forked: list[int], make_tree: MakeTree, seed: int
-) -> None:
+def test_trees_that_do_anything(forks: Forks, seed: int) -> None:
     choose = random.Random(seed)
-    model = _Model(child, forked, n_blocks=6)
-    tree = make_tree(child.pid)
+    model = _Model(forks, n_blocks=6)
+    tree = forks.tree()
     before = tree.read()[1] - model.n_bytes
     for _ in range(25):
         model.step(choose)
-        noise_bytes = (len(forked) + 1) * FORK_BYTES
+        noise_bytes = (len(forks.pids) + 1) * FORK_BYTES
         # Without a walk it may be too little, and is never too much.
         assert tree.read()[1] - before < model.n_bytes + noise_bytes
         if choose.random() < 0.4:
@@ -990,30 +949,28 @@ def cpu_per_reading(tree: ProcessTree, seconds: float) -> float:
     return (time.thread_time() - begin) / n_readings
 
 
-def test_readings_of_busy_forks_are_cheap(
-    child: Child, forked: list[int], make_tree: MakeTree
-) -> None:
-    start_forks(child, forked, 8, n_mib=200)
+def test_readings_of_busy_forks_are_cheap(forks: Forks) -> None:
+    forks.start(8, n_mib=200)
     work = (
         "end = time.monotonic() + 4\n"
         "while time.monotonic() < end: more = allocate(4); time.sleep(0.03)"
     )
-    child.run(f"for fork in forks: fork.send({work!r})")
+    forks.run(f"for fork in forks: fork.send({work!r})")
     time.sleep(_family._EXEC_GRACE_SECONDS)
-    tree = make_tree(child.pid)
+    tree = forks.tree()
     tree.read()
     as_forks = cpu_per_reading(tree, 3.0)
-    child.run("for fork in forks: fork.receive()")
-    child.run(
+    forks.run("for fork in forks: fork.receive()")
+    forks.run(
         "command = [sys.executable, '-I', '-S', '-c', 'input()']\n"
         "started = [subprocess.Popen(command, stdin=-1) for _ in range(8)]"
     )
-    for pid in forked:
+    for pid in forks.pids:
         os.kill(pid, signal.SIGKILL)
-    child.run("for fork in forks: os.waitpid(fork.pid, 0)")
-    tree = make_tree(child.pid)
+    forks.run("for fork in forks: os.waitpid(fork.pid, 0)")
+    tree = forks.tree()
     tree.read()
     as_others = cpu_per_reading(tree, 1.0)
-    child.run("for process in started: process.communicate(b'1')")
+    forks.run("for process in started: process.communicate(b'1')")
     # Walks in each reading, as far as there is time for them, take 16 times as long.
     assert as_forks < 8 * as_others
