@@ -163,7 +163,7 @@ TESTED_PARTS = {
         "cli": "bench check child command console demo info main run script work",
     },
     "the room hands out sums, and tests look at what is added up": {
-        "monitor": "group measure process sampler tree",
+        "monitor": "family group measure process sampler tree",
         "copies": "contents job measuring prober remedies results server verdict",
         "preview": "rehearsal",
         "report": "findings picture",

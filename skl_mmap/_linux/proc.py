@@ -481,6 +481,29 @@ class ProcessFolder:
         _, resident, others, *_ = os.pread(self._counts, 128, 0).split()
         return int(resident) * PAGE_BYTES, int(others) * PAGE_BYTES
 
+    def read_borrowed(self) -> int | None:
+        """Read how many of its anonymous bytes others account for, by a walk over all.
+
+        Of a page that n processes have, each accounts for 1/n. 12 ms for each resident
+        GB, and a microsecond for each area of addresses.
+
+        Returns
+        -------
+        int or None
+            None where the kernel does not tell, before Linux 5.4.
+        """
+        try:
+            text = self.read("smaps_rollup")
+        except FileNotFoundError:
+            if os.path.exists("/proc/self/smaps_rollup"):
+                raise
+            return None
+        if b"\nPss_Anon:" not in text:
+            return None
+        all_bytes = find_bytes(text, b"\nAnonymous:") + find_bytes(text, b"\nSwap:")
+        own_bytes = find_bytes(text, b"\nPss_Anon:") + find_bytes(text, b"\nSwapPss:")
+        return max(0, all_bytes - own_bytes)
+
     def read_stat(self) -> list[bytes]:
         """Read the fields of ``stat`` that follow the name, the state being the first.
 

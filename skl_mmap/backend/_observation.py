@@ -87,6 +87,9 @@ class Observation:
 def _private_peak(before: OwnMemory, after: OwnMemory) -> int:
     """Bound the growth of private memory at its worst moment from below.
 
+    In a worker that was forked, a page that it has inherited is no growth when it is
+    written to, although the copy takes memory: to the kernel it was there before.
+
     The kernel's peak counts shared pages too. Those of mappings that are gone by now
     were counted when they went; those of all others are what is shared now. They need
     not have been there all at once, so that what is left is private for certain.

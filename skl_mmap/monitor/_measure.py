@@ -450,6 +450,10 @@ def own_memory(*, reset_peak: bool = False) -> OwnMemory:
 
     30 microseconds whatever the size (psutil: 12 ms per GB). The kernel keeps one
     peak for each process: threads that reset it do so for each other.
+
+    In a process that was forked, pages that it still has in common with others count as
+    its own from the start. So writing to one, which takes memory for a copy of it, is
+    no growth here; `read_committed` has it.
     """
     if not proc.is_readable():
         import psutil

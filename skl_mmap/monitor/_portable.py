@@ -13,6 +13,7 @@ from skl_mmap.monitor._process import SAMPLER_MARK, ProcessNumbers
 if TYPE_CHECKING:
     import psutil
 
+    from skl_mmap.monitor._family import Late
     from skl_mmap.monitor._tree import TreeNumbers
 
 
@@ -42,6 +43,7 @@ class PortableTree:
         self.notes: set[str] = {
             "Unique set sizes leave out all memory that two processes share."
         }
+        self.late: list[Late] = []  # nothing is remembered that could be late
 
     def close(self) -> None:
         """Do nothing: nothing is held."""

@@ -1,4 +1,4 @@
-"""One process of the tree: its memory, and whether that is its own.
+"""One process of the tree: its memory, and what it is.
 
 The sampler runs this file too: nothing but the standard library and its neighbours may
 be imported.
@@ -25,10 +25,6 @@ _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 # What may become shared or mapped unseen until `read_memory` looks closely again.
 _UNSEEN_BYTES = 256 * PAGE_BYTES
 
-# Between fork and exec a child shows its parent's memory as its own. At 10 ms a
-# reading falls into that gap sooner or later and would see all of X twice.
-_EXEC_GRACE_SECONDS = 0.25
-
 
 class Process:
     """One process of the tree; OSError if there is none of this number.
@@ -37,11 +33,13 @@ class Process:
 
     Attributes
     ----------
+    image : bytes or None
+        What every exec changes and every fork keeps; None if it may not be seen, empty
+        if there is none now.
     is_counted : bool
         False for samplers, which do not measure themselves.
-    is_forked : bool
-        Whether it was forked and has not called exec, so that its private pages
-        are its parent's until one of them writes.
+    n_faults : int
+        How many page faults it has had, as of the last `read_cpu_seconds`.
     is_hidden : bool
         Whether its open files may not be seen.
     start_time : float
@@ -52,15 +50,13 @@ class Process:
 
     __slots__ = (
         "_folder",
-        "_grace_end",
-        "_image",
         "_known",
         "_n_files",
-        "_private_at_fork",
         "files",
+        "image",
         "is_counted",
-        "is_forked",
         "is_hidden",
+        "n_faults",
         "pid",
         "start_time",
     )
@@ -71,10 +67,7 @@ class Process:
         self.files: dict[Inode, str] = {}
         self._n_files = -1
         self.is_hidden = False
-        self.is_forked = False
-        self._image = b""
-        self._grace_end = 0.0
-        self._private_at_fork = -1
+        self.n_faults = 0
         # What was seen at the last close look.
         self._known: ProcessNumbers | None = None
         try:
@@ -84,13 +77,11 @@ class Process:
             raise
 
     def _identify(self, parent: Process | None) -> None:
-        age_seconds = self._read_age_seconds()
-        self.start_time = time.time() - age_seconds
-        self._image = self._read_image()
-        if parent is not None and self._image and self._image == parent._image:
-            self.is_forked = True
-            self._grace_end = time.monotonic() + _EXEC_GRACE_SECONDS - age_seconds
-        self.is_counted = self.is_forked or not self._is_sampler()
+        self.start_time = time.time() - self._read_age_seconds()
+        self.image = self._read_image()
+        is_fork = parent is not None and self.image == parent.image
+        # Before its exec, a sampler-to-be looks like its parent, and so does any child.
+        self.is_counted = (is_fork and bool(self.image)) or not self._is_sampler()
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -103,11 +94,12 @@ class Process:
         private memory has to be exact, and none of it is swapped: of the rest, 1 MiB
         may have come or gone since the last close look.
 
-        2 microseconds whatever the size, if `quickly`; 15 otherwise; 12 ms per
-        resident GB for a process that was forked without exec, where only the kernel's
-        page walk tells its pages from its parent's.
+        Pages that it shares with processes it was forked from, or has forked, are
+        private pages of each: `_family` tells them apart.
+
+        2 microseconds whatever the size, if `quickly`; 15 otherwise.
         """
-        if quickly and not self.is_forked and self._known is not None:
+        if quickly and self._known is not None:
             resident, others = self._folder.read_counts()
             pid, name, _, shared, of_files = self._known
             if others and abs(others - shared - of_files) <= _UNSEEN_BYTES:
@@ -116,25 +108,28 @@ class Process:
 
     def _look_closely(self) -> ProcessNumbers | None:
         """Read everything; see `read_memory`."""
-        if self.is_forked:
-            # Before the numbers: the other way round, an exec in between would make
-            # the parent's memory its own.
-            self._notice_exec()
         text = self._folder.read("status")
         if b"\nRssAnon:" not in text:
             return None
-        private = find_bytes(text, b"\nRssAnon:") + find_bytes(text, b"\nVmSwap:")
-        if self.is_forked:
-            private = self._tell_from_parent(private)
         numbers = (
             self.pid,
             text[5 : text.index(b"\n")].strip().decode(errors="replace"),
-            private,
+            find_bytes(text, b"\nRssAnon:") + find_bytes(text, b"\nVmSwap:"),
             find_bytes(text, b"\nRssShmem:"),
             find_bytes(text, b"\nRssFile:"),
         )
         self._known = numbers
         return numbers
+
+    def read_borrowed(self) -> int | None:
+        """Read the part of its private pages that is others'; None if it is not told.
+
+        See `ProcessFolder.read_borrowed`. OSError if it is gone.
+        """
+        try:
+            return self._folder.read_borrowed()
+        except PermissionError:
+            return None
 
     def read_cpu_seconds(self) -> float:
         """Return the CPU time of all its threads, dead ones too, but of no children.
@@ -142,31 +137,30 @@ class Process:
         OSError if it is gone. The kernel's unit is 10 ms nearly everywhere.
         """
         fields = self._folder.read_stat()
+        self.n_faults = int(fields[7]) + int(fields[9])
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 
-    def _notice_exec(self) -> None:
-        # Nothing to read means that it is about to end, with its parent's memory.
-        if (image := self._read_image()) and image != self._image:
-            self._image = image
-            self.is_forked = False
-            self.is_counted = not self._is_sampler()
+    def notice_exec(self) -> bool:
+        """Return whether it has called exec, or has ended, since it was last asked."""
+        image = self._read_image()
+        if image == self.image:
+            return False
+        self.image = image
+        self.is_counted = not self._is_sampler()
+        return True
 
-    def _tell_from_parent(self, private: int) -> int:
-        """Subtract what is still the parent's from a forked process's private bytes."""
-        if time.monotonic() < self._grace_end:
-            if self._private_at_fork < 0:
-                self._private_at_fork = private
-            return max(0, private - self._private_at_fork)
+    def is_fork_of_parent(self) -> bool:
+        """Return whether it was forked from its present parent without an exec."""
         try:
-            text = self._folder.read("smaps_rollup")
-        except PermissionError:
-            return private
-        # Both are upper bounds. Pss_Anon has a share of the parent's pages in it,
-        # Private_Dirty has shared memory that happens to be mapped here only.
-        own = min(
-            find_bytes(text, b"\nPss_Anon:"), find_bytes(text, b"\nPrivate_Dirty:")
-        )
-        return min(private, own + find_bytes(text, b"\nSwapPss:"))
+            folder = ProcessFolder(int(self._folder.read_stat()[1]))
+        except OSError:
+            return False
+        try:
+            return bool(self.image) and folder.read("auxv") == self.image
+        except OSError:
+            return False
+        finally:
+            folder.close()
 
     def find_children(self) -> list[int]:
         """List the processes it started that are still its own; see `ProcessFolder`."""
@@ -206,15 +200,17 @@ class Process:
             return None
         return found.st_blocks * 512
 
-    def _read_image(self) -> bytes:
+    def _read_image(self) -> bytes | None:
         """Return something that every exec changes and every fork keeps.
 
-        The auxiliary vector has the addresses that exec drew at random.
+        The auxiliary vector has the addresses that exec drew at random. None if it may
+        not be seen; empty in the middle of an exec, and when the process ends.
         """
         try:
-            return self._folder.read("auxv")
+            image = self._folder.read("auxv")
         except PermissionError:
-            return b""
+            return None
+        return image if image.strip(b"\0") else b""
 
     def _read_age_seconds(self) -> float:
         start_seconds = int(self._folder.read_stat()[19]) / _TICKS_PER_SECOND

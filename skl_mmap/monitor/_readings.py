@@ -23,7 +23,8 @@ class ProcessReading:
     name : str
         What the system calls it.
     anonymous_bytes : int
-        Its private memory, swapped or not.
+        Its private memory, swapped or not. Of a page that n processes have in common
+        since one was forked from the other, each has 1/n; so these can be added up.
     shared_bytes : int
         Shared memory that it has mapped and touched. Other processes may have the
         same pages: never add these up.
@@ -49,7 +50,8 @@ class Reading:
     committed_bytes : int
         Private and shared memory together: what the tree cannot do without.
     anonymous_bytes : int
-        Private memory of all processes (RssAnon + VmSwap), swapped or not.
+        Private memory of all processes, swapped or not (RssAnon + VmSwap), each page
+        once: Pss_Anon + SwapPss where processes were forked from each other.
     shared_bytes : int
         Files in memory (memfd, tmpfs) that the tree has open, mapped or not, and
         joblib's folders in memory; each file once, whoever uses it.
@@ -88,7 +90,8 @@ class ProcessSeries:
     seconds : tuple of float
         Time since the start of the measurement; at most some hundred points.
     anonymous_bytes : tuple of int
-        Its private memory, swapped or not, at these times.
+        Its private memory at these times, as in `ProcessReading`: it grows when another
+        process ends that had some of the same pages.
     cpu_seconds : tuple of float
         CPU time that it has used in its life, at these times.
     """

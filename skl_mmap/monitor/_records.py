@@ -37,7 +37,8 @@ class TaskRecord:
         Why, and how many bytes for each cause, by its key (see `skl_mmap.memory`).
     peak_private_bytes : int or None
         Growth of the worker's private memory while the tasks ran, at its worst
-        moment. A lower bound; None where it was not measured.
+        moment. A lower bound, in which a forked worker's copies of pages that it has
+        inherited are missing; None where it was not measured.
     dirtied_bytes : int or None
         Bytes of copy-on-write pages that the tasks wrote to. None where not measured.
     label : str

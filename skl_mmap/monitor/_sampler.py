@@ -65,6 +65,8 @@ _MAX_CPU_SHARE = 0.015
 _MAX_WAIT_SECONDS = 0.02
 # What the kernel says of the control group is for comparison, and costs most there.
 _GROUP_SECONDS = 0.05
+# Of the peak: what may be missing from it is noted if it is more.
+_NOTED_PART = 0.01
 
 
 class TimeLine:
@@ -197,6 +199,7 @@ class Sampler:
         self._reading_seconds = 0.0
         self._peak: TimedNumbers | None = None
         self._peak_processes: list[ProcessNumbers] = []
+        self._missing_bytes = 0  # at the peak, for all that is known
         tree.read()  # the first one costs more, and should not be the baseline
         self._cpu_at_start = time.process_time()
         self._start = self._begin = self._end = time.monotonic()
@@ -214,8 +217,12 @@ class Sampler:
         self._time_line.add(reading)
         self._add_processes(reading)
         self._group.read(self._begin)
+        for since, n_bytes in self._tree.late:
+            if self._peak is not None and since - self._start <= self._peak[0]:
+                self._missing_bytes += n_bytes
         if self._peak is None or reading[1] > self._peak[1]:
             self._peak = reading
+            self._missing_bytes = 0
             self._peak_processes = self._tree.processes
         return reading
 
@@ -272,8 +279,20 @@ class Sampler:
             "mean_reading_seconds": self._reading_seconds / self._n_readings,
             "sampler_cpu_seconds": time.process_time() - self._cpu_at_start,
             "sampler_bytes": _own_bytes(),
-            "notes": sorted(self._tree.notes),
+            "notes": self._list_notes(),
         }
+
+    def _list_notes(self) -> list[str]:
+        """Return what the numbers have to be read with."""
+        notes = sorted(self._tree.notes)
+        peak_bytes = 0 if self._peak is None else self._peak[1]
+        if self._missing_bytes > _NOTED_PART * peak_bytes:
+            notes.append(
+                f"Up to {self._missing_bytes / 2**20:.0f} MiB that forked processes "
+                "had written to, or that others left to them, were seen late: the peak "
+                "may have been higher by as much."
+            )
+        return notes
 
 
 def _count_cores() -> int:

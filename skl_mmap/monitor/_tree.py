@@ -6,6 +6,7 @@
     /proc/PID/task/*/children ........ new processes of the tree
     /proc/PID/statm .................. private memory, every time   (_process.py)
     /proc/PID/status, stat ........... all of it, and CPU time, now and then
+    /proc/PID/auxv, smaps_rollup ..... what forks have in common     (_family.py)
     /proc/PID/fd/* ................... shared: tmpfs, memfd inodes  (_process.py)
     /dev/shm/joblib_memmapping_folder_PID_* .... shared too, open or not
 
@@ -26,6 +27,7 @@ from skl_mmap._linux.proc import (
     read_last_pid,
     scan_children,
 )
+from skl_mmap.monitor._family import Families, Late
 from skl_mmap.monitor._process import Inode, Process, ProcessNumbers
 
 TreeNumbers = tuple[int, int, int, int, int, float]
@@ -117,6 +119,8 @@ class ProcessTree:
         CPU time of each process, not older than `_FULL_SCAN_SECONDS`.
     notes : set of str
         What the readings could not see.
+    late : list of Late
+        Bytes that were missing from earlier readings, as the last one has found out.
     """
 
     method = "committed"
@@ -131,11 +135,14 @@ class ProcessTree:
         self._next_full_scan = self._next_file_scan = 0.0
         self._has_swap = has_swap()
         self._tree = {pid: Process(pid)}
+        self._families = Families(self._tree[pid])
+        self._is_first = True
         self._has_lists = has_children_lists()
         self.processes: list[ProcessNumbers] = []
         self.cpu_seconds: dict[int, float] = {}
         self._ended_cpu_seconds = 0.0
         self.notes: set[str] = set()
+        self.late: list[Late] = []
 
     def close(self) -> None:
         """Let go of all processes."""
@@ -163,6 +170,11 @@ class ProcessTree:
             self._read_one(process, processes, quickly)
         for process in self._find_new(anyway=is_full):
             self._read_one(process, processes, quickly)
+        at_once = closely or self._is_first
+        self._is_first = False
+        processes = self._families.divide(processes, now, at_once=at_once)
+        self.late = self._families.late
+        self.notes |= self._families.notes
         shared = self._read_shared(anyway=is_full and now >= self._next_file_scan)
         if is_full:
             self._read_cpu()
@@ -184,8 +196,10 @@ class ProcessTree:
         self, process: Process, processes: list[ProcessNumbers], quickly: bool
     ) -> None:
         try:
+            self._families.follow(process)
             numbers = process.read_memory(quickly=quickly)
         except OSError:
+            self._families.remove(process)
             self._tree.pop(process.pid).close()
             self._ended_cpu_seconds += self.cpu_seconds.pop(process.pid, 0.0)
             return
@@ -225,6 +239,8 @@ class ProcessTree:
                     except OSError:
                         continue
                     self._tree[pid] = child
+                    if child.is_counted:
+                        self._families.add(child, parent)
                     found.append(child)
                     queue.append(child)
         return found

@@ -453,9 +453,15 @@ def measure(
     Committed memory is the sum of RssAnon and VmSwap (proc_pid_status(5)) and the
     allocated blocks of all files in memory that the tree has open. Summed RSS would
     count shared pages once per process, and PSS takes 12 ms per GB and process and
-    misses a memfd that nobody has mapped. In a process that was forked without exec,
-    only the pages that are no longer its parent's are counted; in its first quarter
-    of a second, only its growth.
+    misses a memfd that nobody has mapped.
+
+    Processes that were forked from each other without exec have pages in common, which
+    count once: there it is the sum of Pss_Anon and SwapPss. The kernel is asked for
+    these once in 0.5 to 2 seconds, less often where that would take more than a tenth
+    of a core, and four times as often after large changes. Memory that is allocated or
+    freed in between is exact; a common page that is written to, and copied, is missing
+    until then, or altogether if its process ends before. If the next look finds that
+    the peak may have been more than 1 % higher, a note says by how much.
 
     Not covered: huge pages of hugetlbfs, page tables, GPU memory. Shared memory that
     has no file descriptor (System V, ``MAP_SHARED | MAP_ANONYMOUS``) counts only as

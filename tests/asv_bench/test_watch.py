@@ -72,6 +72,22 @@ def test_shared_file_counts_once_however_often_it_is_open() -> None:
     assert 32 * MIB <= peak.growth_bytes < 32 * MIB + 2 * SLACK_BYTES
 
 
+def test_memory_of_forks_counts_once() -> None:
+    code = HOLDER.format(n_bytes=60 * MIB).replace("print", "os.fork(); print")
+    with watch(0.005) as peak:
+        child = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert child.stdout is not None
+        for _ in range(2):
+            child.stdout.readline()
+        time.sleep(0.5)
+        child.communicate(b"xx")
+    assert 60 * MIB <= peak.growth_bytes < 60 * MIB + 2 * SLACK_BYTES
+
+
 def test_error_in_the_block_comes_through() -> None:
     with pytest.raises(KeyError, match="mine"), watch():
         raise KeyError("mine")

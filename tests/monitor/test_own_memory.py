@@ -34,6 +34,48 @@ def test_private_memory_of_this_process(make_child: Callable[..., Child]) -> Non
     assert before[1] > before[0]
 
 
+FORK = """
+import os
+from skl_mmap.monitor import own_memory
+data = bytearray(b"1") * {n_bytes}
+receive, send = os.pipe()
+forked = os.fork()
+if not forked:
+    before = own_memory(reset_peak=True)
+    {action}
+    after = own_memory()
+    memory = [(m.anonymous_bytes, m.peak_bytes) for m in (before, after)]
+    os.write(send, repr(memory).encode())
+    os._exit(0)
+answer = eval(os.read(receive, 10000))
+os.waitpid(forked, 0), os.close(receive), os.close(send)
+"""
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("action", "grown_bytes", "peak_bytes"),
+    [
+        ("more = bytearray(b'1') * (16 << 20)", 16 * MIB, 16 * MIB),
+        ("more = bytearray(b'1') * (16 << 20); del more", 0, 16 * MIB),
+        # Copies of pages that it has inherited: to the kernel they were there before.
+        ("for place in range(0, len(data), 4096): data[place] = 2", 0, 0),
+    ],
+)
+def test_private_memory_of_a_fork(
+    make_child: Callable[..., Child], action: str, grown_bytes: int, peak_bytes: int
+) -> None:
+    child = make_child(package=True)
+    before, after = child.run(FORK.format(n_bytes=32 * MIB, action=action))
+    assert before[0] > 32 * MIB
+    for grown, expected in zip(
+        (after[0] - before[0], after[1] - before[1]),
+        (grown_bytes, peak_bytes),
+        strict=True,
+    ):
+        assert grown == pytest.approx(expected, abs=TOLERANCE_BYTES)
+
+
 @needs_proc
 def test_a_peak_that_cannot_be_reset_is_not_told(
     monkeypatch: pytest.MonkeyPatch,

@@ -85,7 +85,8 @@ def run_sampler(*options: str) -> subprocess.CompletedProcess[bytes]:
 def test_imports_next_to_nothing() -> None:
     printed = run_sampler("-X", "importtime").stderr.decode()
     imported = set(re.findall(r"\| +(\S+)$", printed, flags=re.MULTILINE))
-    monitor = [f"monitor.{name}" for name in ("_group", "_process", "_tree")]
+    files = ("_family", "_group", "_process", "_tree")
+    monitor = [f"monitor.{name}" for name in files]
     names = ["_child", "_linux", "_linux.proc", *monitor]
     assert {f"skl_mmap.{name}" for name in names} == {
         name for name in imported if name.startswith("skl_mmap")

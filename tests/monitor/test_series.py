@@ -239,6 +239,7 @@ class TestProcesses:
                 pids = range(1, 101)
                 self.processes = [(pid, f"p{pid}", 1000 - pid, 0, 0) for pid in pids]
                 self.cpu_seconds = dict.fromkeys(pids, 1.0)
+                self.late: list[object] = []
 
             def read(self, *, closely: bool = False) -> tuple[int, ...]:
                 return (1, 1, 0, 0, 100, 0)
@@ -291,6 +292,7 @@ class TestPace:
         class Tree:
             cpu_seconds: ClassVar[dict[int, float]] = {}
             processes: ClassVar[list[object]] = []
+            late: ClassVar[list[object]] = []
 
             def read(self, *, closely: bool = False) -> tuple[int, ...]:
                 return (1, 1, 0, 0, 0, 0)

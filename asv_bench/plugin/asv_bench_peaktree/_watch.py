@@ -228,9 +228,9 @@ def watch(interval_seconds: float = 0.01) -> Iterator[Peak]:
     Notes
     -----
     Starting takes about 0.1 s. *Committed* memory is the private memory of all
-    processes (RssAnon and VmSwap of ``/proc/PID/status``), and the allocated blocks of
-    every tmpfs and memfd file that the tree has open, each once. The sampler itself
-    is not counted.
+    processes (RssAnon and VmSwap of ``/proc/PID/status``; what forked processes have in
+    common counts once), and the allocated blocks of every tmpfs and memfd file that the
+    tree has open, each once. The sampler itself is not counted.
 
     Examples
     --------
