@@ -281,10 +281,12 @@ class _Server:
         try:
             signal.signal(signal.SIGINT, self._interrupt)
             self._connection.close()
-            for worker in (*self._running.values(), *self._ended.values()):
+            for worker in self._running.values():
+                os.close(worker.pidfd)
                 os.close(worker.status_fd)
-                if worker.pidfd in self._running:
-                    os.close(worker.pidfd)
+            # Their pidfds are closed, and the numbers may be those of others by now.
+            for worker in self._ended.values():
+                os.close(worker.status_fd)
             code = be_worker(fds)
         finally:
             # Not sys.exit: taking modules down would write to, and so copy, each page.

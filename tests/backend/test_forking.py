@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -330,6 +331,23 @@ def test_workers_of_workers() -> None:
     with use_mmap():
         found = joblib.Parallel()(joblib.delayed(call_nested)(i) for i in range(2))
     assert len(found) == 2
+
+
+def test_workers_start_while_others_that_have_ended_are_known() -> None:
+    """Numbers of descriptors are used anew: the server has closed those of the dead."""
+    from loky.reusable_executor import get_reusable_executor
+
+    with contextlib.ExitStack() as stack:
+        for i in range(4):
+            name = str(i)
+            with use_mmap(n_jobs=2, initializer=raise_or_set, initargs=(name,)):
+                parallel = joblib.Parallel()
+                found = parallel(joblib.delayed(read_initialized)(i) for i in range(4))
+            assert found == [name] * 4
+            # As in a process that was forked from this one, and has inherited them: the
+            # server does not know that nobody will ask.
+            for process in get_reusable_executor(reuse=True)._processes.values():
+                stack.callback(os.close, os.dup(process._popen._status_fd))
 
 
 def test_a_worker_may_be_asked_how_it_ended() -> None:
