@@ -178,7 +178,8 @@ TESTED_PARTS = {
         "backend": "pool task",
     },
     "sizes are made small, or the kernel is made to refuse": {
-        "memory": "adoption conversion filling mapping plan runs segment store",
+        "memory": "adoption conversion filling mapping plan runs segment store views "
+        "windows",
         "files": "columns csv load npy typed",
         "orders": "page_order",
     },

@@ -1,0 +1,104 @@
+"""Many small arrays of a task that lie in one segment: they are mapped together.
+
+::
+
+    segment     |..a..|.b.|......|...c...|...........
+                |<-------- window ------>|
+    task        a, b, c: views of one mapping, if no two of them have a byte in common
+
+A mapping takes some 50 us. An array that overlaps another one of the same task has a
+mapping of its own: what the task writes to one may not be seen in the other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from skl_mmap.memory._byte_ranges import ByteRanges
+from skl_mmap.memory._handles import ArrayHandle, rebuild_plain, rebuild_view
+
+# So few arrays of a segment have mappings of their own, which are no larger than they.
+_N_ALONE = 3
+_WINDOW_BYTES = 32 << 20
+
+_Reduced = tuple[Callable[..., npt.NDArray[Any]], tuple[Any, ...]]
+
+
+class _Window:
+    """A range of a segment; pickled as the bytes in it, once for each task."""
+
+    def __init__(self, handle: ArrayHandle) -> None:
+        self._handle = handle
+        self.used = ByteRanges()
+
+    def __reduce__(self) -> _Reduced:
+        return rebuild_plain, (self._handle,)
+
+
+class Windows:
+    """The windows of one task."""
+
+    def __init__(self) -> None:
+        self._windows: dict[tuple[int, int, str, int], _Window] = {}
+        self._n_arrays: Counter[tuple[int, int]] = Counter()
+
+    def reduce(self, handle: ArrayHandle) -> _Reduced:
+        """Return how to pickle an array that would have been sent by value."""
+        alone = rebuild_view, (handle,)
+        identity = handle.segment.device, handle.segment.inode
+        self._n_arrays[identity] += 1
+        if self._n_arrays[identity] <= _N_ALONE or len(handle.pieces) > 1:
+            return alone
+        ((start, n_bytes),) = handle.pieces
+        number = start // _WINDOW_BYTES
+        place = start - number * _WINDOW_BYTES
+        if place + n_bytes > _WINDOW_BYTES:
+            return alone
+        key = (*identity, handle.settings.mmap_mode, number)
+        window = self._windows.get(key)
+        if window is None:
+            self._windows[key] = window = _Window(_handle_of_window(handle, number))
+        if window.used.missing(place, place + n_bytes) != [(place, place + n_bytes)]:
+            return alone
+        window.used.add(place, place + n_bytes)
+        return rebuild_in_window, (
+            window,
+            place + handle.offset,
+            handle.dtype,
+            handle.shape,
+            handle.strides,
+            handle.settings.is_writable,
+        )
+
+
+def _handle_of_window(handle: ArrayHandle, number: int) -> ArrayHandle:
+    start = number * _WINDOW_BYTES
+    n_bytes = min(_WINDOW_BYTES, handle.segment.n_bytes - start)
+    return ArrayHandle(
+        handle.segment,
+        ((start, n_bytes),),
+        0,
+        np.dtype(np.uint8),
+        (n_bytes,),
+        (1,),
+        handle.settings,
+    )
+
+
+def rebuild_in_window(
+    memory: npt.NDArray[Any],
+    offset: int,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    is_writable: bool,
+) -> npt.NDArray[Any]:
+    """Rebuild an array over the memory of a window; as `rebuild_view` does."""
+    view: npt.NDArray[Any] = np.ndarray(shape, dtype, memory, offset, strides)
+    is_refused = is_writable and not view.flags.writeable
+    return view.copy(order="A") if is_refused else view
