@@ -249,6 +249,7 @@ class SharedViews:
 
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
+        self._can_share = placement.kind != "disk" and proc.can_remap()
         # By the array, as long as it lives, and how views of it are stored.
         self._parts: dict[tuple[int, int, int], _Parts] = {}
         self._owners: dict[int, weakref.ref[npt.NDArray[Any]]] = {}
@@ -273,7 +274,7 @@ class SharedViews:
         NotEnoughMemoryError, OSError
             If the file cannot be made or filled.
         """
-        if self._placement.kind == "disk" or not proc.can_remap():
+        if not self._can_share:
             return None
         parts, is_new = self._parts_of(place)
         if is_new and is_first_sent:

@@ -6,8 +6,9 @@
                 |<-------- window ------>|
     task        a, b, c: views of one mapping, if no two of them have a byte in common
 
-A mapping takes some 50 us. An array that overlaps another one of the same task has a
-mapping of its own: what the task writes to one may not be seen in the other.
+A mapping takes some 50 us. Arrays of the same task that overlap are in windows of their
+own, or have mappings of their own: what the task writes to one may not be seen in the
+other. A batch of tasks, each with a list of the same arrays, has a window for each list.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from skl_mmap.memory._handles import ArrayHandle, rebuild_plain, rebuild_view
 
 # So few arrays of a segment have mappings of their own, which are no larger than they.
 _N_ALONE = 3
+# There is one more window of the same bytes if others were of use to so many arrays.
+_MIN_ARRAYS = 8
+_MAX_WINDOWS = 16
 _WINDOW_BYTES = 32 << 20
 
 _Reduced = tuple[Callable[..., npt.NDArray[Any]], tuple[Any, ...]]
@@ -34,7 +38,16 @@ class _Window:
 
     def __init__(self, handle: ArrayHandle) -> None:
         self._handle = handle
-        self.used = ByteRanges()
+        self._used = ByteRanges()
+        self.n_arrays = 0
+
+    def take(self, start: int, stop: int) -> bool:
+        """Take bytes for one array, if no other one has any of them."""
+        if self._used.missing(start, stop) != [(start, stop)]:
+            return False
+        self._used.add(start, stop)
+        self.n_arrays += 1
+        return True
 
     def __reduce__(self) -> _Reduced:
         return rebuild_plain, (self._handle,)
@@ -44,7 +57,7 @@ class Windows:
     """The windows of one task."""
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[int, int, str, int], _Window] = {}
+        self._windows: dict[tuple[int, int, str, int], list[_Window]] = {}
         self._n_arrays: Counter[tuple[int, int]] = Counter()
 
     def reduce(self, handle: ArrayHandle) -> _Reduced:
@@ -60,12 +73,15 @@ class Windows:
         if place + n_bytes > _WINDOW_BYTES:
             return alone
         key = (*identity, handle.settings.mmap_mode, number)
-        window = self._windows.get(key)
+        windows = self._windows.setdefault(key, [])
+        window = next((w for w in windows if w.take(place, place + n_bytes)), None)
         if window is None:
-            self._windows[key] = window = _Window(_handle_of_window(handle, number))
-        if window.used.missing(place, place + n_bytes) != [(place, place + n_bytes)]:
-            return alone
-        window.used.add(place, place + n_bytes)
+            has_enough = windows and windows[-1].n_arrays < _MIN_ARRAYS
+            if has_enough or len(windows) == _MAX_WINDOWS:
+                return alone
+            window = _Window(_handle_of_window(handle, number))
+            window.take(place, place + n_bytes)
+            windows.append(window)
         return rebuild_in_window, (
             window,
             place + handle.offset,

@@ -560,6 +560,22 @@ def test_disjoint_views_of_a_task_lie_in_one_mapping() -> None:
         assert_same(array, pickled(row))
 
 
+def test_lists_of_the_same_views_have_a_window_each() -> None:
+    X = make_columns(1000, 20)
+    store = make_store()
+    store.share_view(X[0])
+    windows = Windows()
+    shared = [store.share_view(row) for row in [*X] * 3]
+    before = len(live_mappings())
+    task = send([windows.reduce(found[0]) for found in shared if found is not None])
+    arrays = [rebuild(*arguments) for rebuild, arguments in task]
+    assert len(arrays) == 60
+    assert len(live_mappings()) <= before + 6
+    for place, array in enumerate(arrays):
+        assert_same(array, pickled(X[place % 20]))
+        array[...] = -1
+
+
 def test_views_far_apart_lie_in_windows_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
