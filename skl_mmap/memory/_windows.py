@@ -6,9 +6,9 @@
                 |<-------- window ------>|
     task        a, b, c: views of one mapping, if no two of them have a byte in common
 
-A mapping takes some 50 us. Arrays of the same task that overlap are in windows of their
-own, or have mappings of their own: what the task writes to one may not be seen in the
-other. A batch of tasks, each with a list of the same arrays, has a window for each list.
+A mapping takes some 50 us. Arrays of a task that overlap are in different windows, or
+have mappings of their own: what is written to one may not be seen in the other. A batch
+of tasks, each with a list of the same arrays, has a window for each list.
 """
 
 from __future__ import annotations
