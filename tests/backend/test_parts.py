@@ -228,14 +228,19 @@ def payload_bytes(arguments: Iterator[Any], **options: Any) -> int:
 
 
 @only_mapped
-@pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize(
-    "job", ["columns", "columns_of_frame", "parts_of_columns_of_frame", "lists_of_rows"]
+    ("job", "order"),
+    [
+        ("columns", "C"),
+        ("columns", "F"),
+        ("columns_of_frame", "C"),
+        ("columns_of_frame", "F"),
+        ("parts_of_columns_of_frame", "C"),
+        ("lists_of_rows", "C"),
+    ],
 )
 def test_only_the_first_part_is_pickled(job: str, order: str) -> None:
     X = make_rows(order)
-    if job == "lists_of_rows" and order == "F":
-        pytest.skip("rows of an array that is stored by columns have gaps")
     first_bytes = N_ROWS * 8
     assert payload_bytes(JOBS[job](X)) < first_bytes + 100_000
     nothing_shared = payload_bytes(JOBS[job](X), min_bytes=None)

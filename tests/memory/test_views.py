@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,9 @@ import skl_mmap
 from skl_mmap._linux import proc
 from skl_mmap.memory import (
     ArrayHandle,
+    Placement,
     Segment,
+    Settings,
     Store,
     Windows,
     _store,
@@ -27,14 +30,17 @@ from skl_mmap.memory import (
     _windows,
     can_remap,
     live_mappings,
+    rebuild_array,
 )
 from skl_mmap.monitor import SegmentRecord, listen, unlisten
 from tests import strategies
 from tests.memory.sharing import (
     PAGE_BYTES,
+    as_stored,
     assert_same,
     assert_same_values,
     make_store,
+    own_mapping,
     send,
     shared_with,
 )
@@ -433,6 +439,93 @@ def test_views_that_come_again_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = files[-1]
     assert kept is not None
     assert allocated_bytes(kept) >= X.nbytes
+
+
+def test_large_windows_share_what_they_have_in_common() -> None:
+    X = make_columns()
+    views = [X[start : start + 8000] for start in range(0, 2000, 500)]
+    store = make_store()
+    n_files = count_files()
+    for _ in range(2):
+        shared = [shared_with(store, view) for view in views]
+        for found, view in zip(shared, views, strict=True):
+            assert_same(rebuild_array(found[0]), as_stored(view))
+    assert count_files() == n_files + 2
+    rows = (allocated_bytes(shared[0][1]) + allocated_bytes(shared[1][1])) // 48
+    assert rows < 8000 + 9000 + 2 * PAGE_BYTES // 48
+    # The entries of these views stay as long as the views, as all others do.
+    store.next_call()
+    assert [shared_with(store, view)[1] for view in views] == [s for _, s in shared]
+    del shared, views, view, found
+    store.end_call()
+    assert count_files() == n_files
+
+
+def test_large_windows_of_a_shared_array_are_found_in_it() -> None:
+    X = make_columns()
+    store = make_store()
+    _, whole = shared_with(store, X)
+    for start in (0, 500, 1000):
+        handle, segment = shared_with(store, X[start : start + 8000])
+        assert segment is whole
+        assert_same(rebuild_array(handle), as_stored(X[start : start + 8000]))
+
+
+@strategies.examples(150)
+@given(data=st.data(), small_bytes=st.sampled_from([0, _store._SMALL_BYTES]))
+def test_large_windows_are_never_stale(data: st.DataObject, small_bytes: int) -> None:
+    dtype = data.draw(st.sampled_from(strategies.DTYPES))
+    X = strategies.fill(dtype, (600, 7))
+    flat = X if data.draw(st.booleans()) else X.T
+    cuts = st.integers(0, len(flat))
+    store = make_store()
+    views: list[Array] = []
+    kept = []
+    with mock.patch.object(_store, "_SMALL_BYTES", small_bytes):
+        for step in range(data.draw(st.integers(2, 8))):
+            if data.draw(st.booleans()) or not views:
+                start, stop = sorted((data.draw(cuts), data.draw(cuts)))
+                views.append(flat[start : stop + 1])
+            view = data.draw(st.sampled_from(views))
+            if view.nbytes == 0:
+                continue
+            result = rebuild_array(send(shared_with(store, view)[0]))
+            assert_same(result, as_stored(view))
+            kept.append((result, as_stored(view)))
+            if data.draw(st.booleans()):
+                X[...] = strategies.fill(dtype, X.shape, step)
+            if data.draw(st.booleans()):
+                store.next_call()
+    for result, expected in kept:
+        assert_same_values(result, expected)
+
+
+def test_of_much_of_an_array_all_is_adopted() -> None:
+    X = own_mapping(lambda: np.random.default_rng(0).random((400, 20_000)))
+    store = Store(
+        Placement.from_parameter("memory"), Settings("c", 0, 1 << 20), can_adopt=True
+    )
+    segments = {}
+    for place in range(400):
+        shared = store.share_view(X[place])
+        if shared is not None:
+            segments[shared[1].identity] = shared[1]
+            assert_same(rebuild_view(shared[0]), pickled(X[place]))
+    parts, adopted = segments.values()
+    assert X.nbytes // 8 <= allocated_bytes(parts) <= X.nbytes // 8 + 3 * X[0].nbytes
+    assert allocated_bytes(adopted) >= X.nbytes
+
+
+def test_what_cannot_be_adopted_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(_store, "note", notes.append)
+    X = np.frombuffer(bytearray(8 * 400 * 1000)).reshape(400, 1000)
+    settings = Settings("c", 0, 1 << 20)
+    store = Store(Placement.from_parameter("memory"), settings, can_adopt=True)
+    for place in range(400):
+        assert_same(received(store, X[place]), pickled(X[place]))
+    assert len(notes) == 1
+    assert "not adopted" in notes[0]
 
 
 def test_the_number_of_files_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
