@@ -236,6 +236,7 @@ OTHER_VIEWS: dict[str, Callable[[Array], Array]] = {
     "broadcast": lambda X: np.broadcast_to(X[0], (50, 6)),
     "sliding windows": lambda X: np.lib.stride_tricks.sliding_window_view(X[0], 3),
     "unaligned": lambda X: X.view("u1").reshape(-1)[3:-5].view("f8"),
+    "records": lambda X: X.view([("a", "f8"), ("b", "f8")])[:, 0],
     "a copy": lambda X: X.copy(),
 }
 
@@ -248,6 +249,17 @@ def test_views_of_other_kinds_are_sent_by_value(name: str) -> None:
     view = OTHER_VIEWS[name](X)
     assert [store.share_view(view) for _ in range(3)] == [None] * 3
     assert count_files() == n_files
+
+
+def test_parts_of_small_arrays_are_sent_by_value() -> None:
+    X = make_columns()
+    settings = Settings("c", 0, X.nbytes + 1)
+    store = Store(Placement.from_parameter("memory"), settings)
+    assert [store.share_view(X[:, place]) for place in range(3)] == [None] * 3
+    settings = Settings("c", 0, X.nbytes)
+    store = Store(Placement.from_parameter("memory"), settings)
+    assert store.share_view(X[:, 0]) is None
+    assert store.share_view(X[:, 1]) is not None
 
 
 def test_small_views_are_sent_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,10 +341,13 @@ def test_a_view_that_may_not_be_written_to_is_copied(
         map_file(*args, writable=writable, **kwargs)
 
     monkeypatch.setattr(calls, "map_file", refuse)
-    view = rebuild_view(handle)
-    view[3] = 1.5
-    assert view[3] == 1.5
-    assert_same_values(view[4:], X[4:, 1])
+    windows = Windows()
+    task = send([windows.reduce(handle) for _ in range(5)])
+    for rebuild, arguments in task:  # the last ones in windows
+        view = rebuild(*arguments)
+        view[3] = 1.5
+        assert view[3] == 1.5
+        assert_same_values(view[4:], X[4:, 1])
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -367,10 +382,12 @@ def test_views_of_what_is_mapped_already_are_not_shared_again(tmp_path: Path) ->
     del X, view
     # The file is open here, for as long as its handle is kept.
     assert count_files() <= n_files + 1
+    # Without gaps, as pickling does.
+    for view in (shared[:, 2], shared.reshape(-1)[::2]):
+        for _ in range(2):
+            assert_same(received(store, view), pickled(np.asarray(view)))
     shared[60] = -1
     assert_same(received(store, shared[50:200]), pickled(np.asarray(shared[50:200])))
-    # Without gaps, as pickling does.
-    assert_same(received(store, shared[:, 2]), pickled(np.asarray(shared[:, 2])))
     shared.close()
 
 
@@ -459,6 +476,27 @@ def test_large_windows_share_what_they_have_in_common() -> None:
     del shared, views, view, found
     store.end_call()
     assert count_files() == n_files
+
+
+def test_large_windows_with_little_in_common_have_segments_of_their_own() -> None:
+    X = make_columns()
+    views = [X[:6000], X[5000:], X[4000:7000]]
+    store = make_store()
+    segments = [shared_with(store, view)[1] for view in views]
+    assert [segment.n_bytes for segment in segments[:2]] == [6000 * 48, 5000 * 48]
+    assert segments[2].n_bytes == X.nbytes
+
+
+def test_large_windows_are_compared_as_all_large_arrays_are() -> None:
+    X = np.random.default_rng(0).random((300_000, 2))
+    views = [X[:200_000], X[98_000:], X[50_000:251_000]]
+    store = make_store()
+    segments = [shared_with(store, view)[1] for view in views]
+    with mock.patch.object(Segment, "holds", side_effect=AssertionError):
+        assert [shared_with(store, view)[1] for view in views] == segments
+    X[199_999] = 0  # the last page of the first one
+    assert shared_with(store, views[0])[1] is not segments[0]
+    assert_same(rebuild_array(shared_with(store, views[0])[0]), as_stored(views[0]))
 
 
 def test_large_windows_of_a_shared_array_are_found_in_it() -> None:
@@ -592,6 +630,23 @@ def test_who_measures_is_told_of_a_file_once(records: list[SegmentRecord]) -> No
     assert (record.place, record.is_copy) == ("memory", True)
     store.close()
     assert len(records) == 1
+
+
+def test_who_measures_is_told_what_large_windows_take(
+    records: list[SegmentRecord],
+) -> None:
+    X = make_columns()
+    views = [X[:4000], X[1000:5000], X[2000:6000]]
+    store = make_store()
+    segments = [shared_with(store, view)[1] for view in views]
+    assert segments[1] is segments[2]
+    assert [record.n_bytes for record in records] == [views[0].nbytes]
+    store.next_call()
+    assert [record.n_bytes for record in records[1:]] == [5000 * 48]
+    shared_with(store, views[2])
+    assert records[-1].inode == segments[2].identity
+    assert 5000 * 48 <= records[-1].n_bytes <= 5000 * 48 + 2 * PAGE_BYTES
+    store.close()
 
 
 @strategies.examples(200)
