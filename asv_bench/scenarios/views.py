@@ -29,7 +29,7 @@ _BACKENDS = ("loky", "mmap")
 
 
 def _use_column(column: Any) -> float:
-    return float(np.sort(np.asarray(column))[::1000].sum())
+    return float(np.sort(np.asarray(column).reshape(-1)[:_ROWS])[::1000].sum())
 
 
 def _use_list(arrays: list[Any], number: int) -> float:
@@ -55,22 +55,37 @@ def _make_lists(n_rows: int) -> tuple[int, Callable[[], Iterator[Any]]]:
     return X.nbytes, lambda: (delayed(_use_list)(list(X), j) for j in range(_COLUMNS))
 
 
-_JOBS = {
-    "columns of an array": _make_columns,
-    "columns of a frame": _make_frame,
-    f"lists of {_LIST_ITEMS} rows": _make_lists,
+def _make_windows(n_rows: int) -> tuple[int, Callable[[], Iterator[Any]]]:
+    X = np.random.default_rng(0).random((n_rows, _COLUMNS))
+    step = n_rows // 2 // _COLUMNS
+    starts = range(0, step * _COLUMNS, step)
+    return X.nbytes, lambda: (
+        delayed(_use_column)(X[start : start + n_rows // 2]) for start in starts
+    )
+
+
+# Jobs, and how much their memory may grow under "mmap". Of columns that do not come
+# again, a few of each MiB are kept.
+_JOBS: dict[str, tuple[Callable[[int], tuple[int, Any]], float]] = {
+    "columns of an array": (_make_columns, 0.5),
+    "columns of a frame": (_make_frame, 0.5),
+    f"lists of {_LIST_ITEMS} rows": (_make_lists, 1.25),
+    "windows of half of X": (_make_windows, 1.25),
 }
 
 
 def parts(settings: Settings) -> Iterator[Row]:
     """Views of one array in 60 tasks: what they add to memory, and the time."""
-    for job in _JOBS:
+    for job, (_, most) in _JOBS.items():
         runs = settings.repeat(
             lambda job=job: call_in_child(
-                run_parts, job=job, n_rows=settings.scale(_ROWS)
+                run_parts,
+                job=job,
+                n_rows=settings.scale(_ROWS),
+                n_pairs=settings.n_repeats + 2,
             )
         )
-        for backend, target in (("mmap", 1.25), ("loky", None)):
+        for backend, target in (("mmap", most), ("loky", None)):
             yield Row(
                 "parts",
                 f"{job}, {backend}",
@@ -80,43 +95,54 @@ def parts(settings: Settings) -> Iterator[Row]:
                 note=f"{runs[0]['pickled']:.3f} X pickled" if backend == "mmap" else "",
                 details=runs,
             )
-        yield Row(
-            "parts",
-            f"{job}, wall",
-            [run["mmap"]["seconds"] / run["loky"]["seconds"] for run in runs],
-            "x loky",
-            1.0,
-            note=f"{runs[0]['mmap']['seconds']:.2f} s",
-        )
+        for what in ("cpu", "wall"):
+            yield Row(
+                "parts",
+                f"{job}, {what}",
+                [run["mmap"][what] / run["loky"][what] for run in runs],
+                "x loky",
+                1.0,
+                note=f"{runs[0]['mmap'][what]:.2f} s",
+            )
 
 
-def run_parts(job: str, n_rows: int) -> dict[str, Any]:
-    """Measure and time one job under both backends, in turns; runs in a child."""
-    n_bytes, make_tasks = _JOBS[job](n_rows)
-    times: dict[str, list[float]] = {backend: [] for backend in _BACKENDS}
-    growth: dict[str, float] = {}
+def run_parts(job: str, n_rows: int, n_pairs: int) -> dict[str, Any]:
+    """Measure one job under both backends, in turns; runs in a child."""
+    make_job, _ = _JOBS[job]
+    n_bytes, make_tasks = make_job(n_rows)
+    found: dict[str, list[dict[str, float]]] = {backend: [] for backend in _BACKENDS}
     results = {}
     for backend in _BACKENDS:
         with parallel_config(backend, n_jobs=_N_JOBS):
             warm(_N_JOBS)
-            with measure() as cost:
-                results[backend] = Parallel()(make_tasks())
-            growth[backend] = cost.peak_growth_bytes / n_bytes
-    assert results["mmap"] == results["loky"]
-    for pair in range(5):
+    for pair in range(n_pairs):
         for backend in _BACKENDS[:: 1 if pair % 2 else -1]:
-            with parallel_config(backend, n_jobs=_N_JOBS):
+            # One task at a time: a worker that maps an array for each of several tasks
+            # is counted as if it had several arrays.
+            with (
+                parallel_config(backend, n_jobs=_N_JOBS),
+                Parallel(batch_size=1) as parallel,
+            ):
+                with measure() as cost:
+                    results[backend] = parallel(make_tasks())
                 start = time.perf_counter()
-                Parallel()(make_tasks())
-                times[backend].append(time.perf_counter() - start)
-    found: dict[str, Any] = {
+                parallel(make_tasks())
+                wall_seconds = time.perf_counter() - start
+            found[backend].append(
+                {
+                    "growth": cost.peak_growth_bytes / n_bytes,
+                    "cpu": cost.cpu_seconds,
+                    "wall": wall_seconds,
+                }
+            )
+    assert results["mmap"] == results["loky"]
+    medians: dict[str, Any] = {
         backend: {
-            "growth": growth[backend],
-            "seconds": statistics.median(times[backend]),
+            name: statistics.median(run[name] for run in runs) for name in runs[0]
         }
-        for backend in _BACKENDS
+        for backend, runs in found.items()
     }
-    return {**found, "pickled": count_pickled_bytes(make_tasks()) / n_bytes}
+    return {**medians, "pickled": count_pickled_bytes(make_tasks()) / n_bytes}
 
 
 def count_pickled_bytes(tasks: Iterator[Any]) -> int:

@@ -298,10 +298,13 @@ class Store:
         if described is not None:
             publish_shared(described, is_copy=False)
             return described
-        place = locate_view(view)
-        if place is None or place.owner.nbytes < self.settings.min_bytes:
+        if owner_of_memory(view).nbytes < self.settings.min_bytes:
             return None
+        place = locate_view(view)
         with self._lock:
+            if place is None:
+                self._views.see_other(view)
+                return None
             whole = self._find_whole(place)
             segment = whole or self._put(place, is_first_sent=True)
             if self._has_adopted(place):

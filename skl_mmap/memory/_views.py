@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap._linux import proc
+from skl_mmap._units import format_bytes
 from skl_mmap.memory._byte_ranges import ByteRanges, count_bytes
 from skl_mmap.memory._filling import iterate_stored, write_array
 from skl_mmap.memory._mapping import byte_bounds
@@ -38,7 +39,7 @@ from skl_mmap.monitor import SegmentRecord, is_measuring, note, publish
 MIN_VIEW_BYTES = 64 << 10
 # What views leave behind that do not come again, for each array, before there is a
 # new file: the old one goes with the tasks that use it.
-_MAX_SPARE_BYTES = 64 << 20
+_MAX_SPARE_BYTES = 16 << 20
 # Each file takes a descriptor, of which a process has a thousand or so.
 _MAX_FILES = 64
 # Room for so much is looked for at a time.
@@ -237,7 +238,7 @@ class SharedViews:
     -----
     The first view of an array is sent by value: it may be the only one. From the second
     on, a file in memory holds the views that were met, and nothing else: what is shared
-    is never more than what was sent. What is kept for tasks to come is at most 64 MiB
+    is never more than what was sent. What is kept for tasks to come is at most 16 MiB
     for each array, unless views come again: a file that has more, and of which less
     than half was asked for again, is replaced by a new one, and goes with its tasks.
 
@@ -253,6 +254,8 @@ class SharedViews:
         # By the array, as long as it lives, and how views of it are stored.
         self._parts: dict[tuple[int, int, int], _Parts] = {}
         self._owners: dict[int, weakref.ref[npt.NDArray[Any]]] = {}
+        # How many other views there were, and of how many bytes.
+        self._others: dict[tuple[Any, tuple[int, ...]], tuple[int, int]] = {}
 
     def put(self, place: ViewPlace, *, is_first_sent: bool = True) -> Segment | None:
         """Return a file that has the bytes of a view in its place.
@@ -293,6 +296,14 @@ class SharedViews:
             note("views of an array were sent by value: there is no memory for a file")
         return segment
 
+    def see_other(self, view: npt.NDArray[Any]) -> None:
+        """Count a view that is no range of its array's file, for whoever measures."""
+        owner = owner_of_memory(view)
+        if is_measuring() and owner.nbytes > view.nbytes:
+            key = owner.dtype, owner.shape
+            n_views, n_bytes = self._others.get(key, (0, 0))
+            self._others[key] = n_views + 1, n_bytes + view.nbytes
+
     def has_eighth(self, place: ViewPlace) -> bool:
         """Return whether an eighth of an array is in its file; True once at most."""
         parts, _ = self._parts_of(place)
@@ -308,6 +319,13 @@ class SharedViews:
             parts.retire()
         self._parts.clear()
         self._owners.clear()
+        for (dtype, shape), (n_views, n_bytes) in self._others.items():
+            note(
+                f"views of {dtype} {shape} were sent by value ({n_views}, of "
+                f"{format_bytes(n_bytes)} in all): their elements are neither one after "
+                "another nor one in each row"
+            )
+        self._others.clear()
 
     def _parts_of(self, place: ViewPlace) -> tuple[_Parts, bool]:
         """Return the parts that a view belongs to, and whether it is the first one."""

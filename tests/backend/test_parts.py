@@ -259,6 +259,21 @@ def test_a_report_has_the_parts_as_one_segment() -> None:
 
 
 @only_mapped
+def test_a_report_says_which_views_were_sent_by_value() -> None:
+    X = make_rows()
+    with skl_mmap.measure() as report, use_mmap(min_bytes="1M"):
+        results_of(np.sum, (X[:5000, place : place + 2] for place in range(10)))
+        results_of(np.sum, iter([X[0], np.ones(20_000)[None], X.copy()[::2, :3]]))
+    first, second = report.notes
+    assert first == (
+        f"views of float64 {X.shape} were sent by value (10, of 781.2 KiB in all): "
+        "their elements are neither one after another nor one in each row"
+    )
+    assert "(1, of 234.4 KiB in all)" in second
+    assert not report.segments
+
+
+@only_mapped
 def test_a_call_keeps_no_parts() -> None:
     X = make_rows()
     with use_mmap(min_bytes="1M"):
