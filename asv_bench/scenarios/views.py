@@ -65,10 +65,10 @@ def _make_windows(n_rows: int) -> tuple[int, Callable[[], Iterator[Any]]]:
 
 
 # Jobs, and how much their memory may grow under "mmap". Of columns that do not come
-# again, a few of each MiB are kept.
+# again, 8 MiB are kept for a while.
 _JOBS: dict[str, tuple[Callable[[int], tuple[int, Any]], float]] = {
-    "columns of an array": (_make_columns, 0.5),
-    "columns of a frame": (_make_frame, 0.5),
+    "columns of an array": (_make_columns, 0.4),
+    "columns of a frame": (_make_frame, 0.4),
     f"lists of {_LIST_ITEMS} rows": (_make_lists, 1.25),
     "windows of half of X": (_make_windows, 1.25),
 }

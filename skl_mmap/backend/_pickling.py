@@ -225,6 +225,7 @@ def dump_task(
     task: object, store: Store, options: Options
 ) -> tuple[bytes, list[Segment]]:
     """Pickle a task."""
+    store.next_task()
     file = io.BytesIO()
     pickler = TaskPickler(file, store, options)
     pickler.dump(task)

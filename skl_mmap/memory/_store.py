@@ -201,6 +201,11 @@ class Store:
             self._adopted = [m for m in self._adopted if m.is_at(0, m.n_bytes)]
             self._views.close()
 
+    def next_task(self) -> None:
+        """Say that what is shared from now on is for another task."""
+        with self._lock:
+            self._views.next_task()
+
     def end_call(self) -> None:
         """Let go of what is shared for one call only: parts of arrays."""
         with self._lock:

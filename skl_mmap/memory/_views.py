@@ -39,7 +39,7 @@ from skl_mmap.monitor import SegmentRecord, is_measuring, note, publish
 MIN_VIEW_BYTES = 64 << 10
 # What views leave behind that do not come again, for each array, before there is a
 # new file: the old one goes with the tasks that use it.
-_MAX_SPARE_BYTES = 16 << 20
+_MAX_SPARE_BYTES = 8 << 20
 # Each file takes a descriptor, of which a process has a thousand or so.
 _MAX_FILES = 64
 # Room for so much is looked for at a time.
@@ -146,6 +146,8 @@ class _Parts:
         self._filled = ByteRanges()
         self._filled_bytes = self._again_bytes = self._checked_bytes = 0
         self._had_eighth = False
+        # The last task that had a view.
+        self.task = 0
 
     def meet(self, place: ViewPlace) -> None:
         """Keep in mind that there was a view here."""
@@ -238,9 +240,10 @@ class SharedViews:
     -----
     The first view of an array is sent by value: it may be the only one. From the second
     on, a file in memory holds the views that were met, and nothing else: what is shared
-    is never more than what was sent. What is kept for tasks to come is at most 16 MiB
-    for each array, unless views come again: a file that has more, and of which less
-    than half was asked for again, is replaced by a new one, and goes with its tasks.
+    is never more than what was sent. What is kept for tasks to come is at most 8 MiB
+    for each array, and what one task got, unless views come again: a file that has
+    more, and of which less than half was asked for again, is replaced by a new one,
+    and goes with its tasks.
 
     All bytes of a view are compared before the file is believed. If they differ, there
     is a new file.
@@ -251,11 +254,16 @@ class SharedViews:
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
         self._can_share = placement.kind != "disk" and proc.can_remap()
+        self._task = 1
         # By the array, as long as it lives, and how views of it are stored.
         self._parts: dict[tuple[int, int, int], _Parts] = {}
         self._owners: dict[int, weakref.ref[npt.NDArray[Any]]] = {}
         # How many other views there were, and of how many bytes.
         self._others: dict[tuple[Any, tuple[int, ...]], tuple[int, int]] = {}
+
+    def next_task(self) -> None:
+        """Say that the next views are those of another task."""
+        self._task += 1
 
     def put(self, place: ViewPlace, *, is_first_sent: bool = True) -> Segment | None:
         """Return a file that has the bytes of a view in its place.
@@ -283,7 +291,9 @@ class SharedViews:
         if is_new and is_first_sent:
             parts.meet(place)
             return None
-        if not parts.holds(place) or parts.is_spent(place):
+        # Whatever the views of one task take, they take it together.
+        is_first_of_task, parts.task = parts.task != self._task, self._task
+        if not parts.holds(place) or (is_first_of_task and parts.is_spent(place)):
             parts.retire()
         if parts.segment is None and self._count_files() >= _MAX_FILES:
             note(
@@ -322,8 +332,8 @@ class SharedViews:
         for (dtype, shape), (n_views, n_bytes) in self._others.items():
             note(
                 f"views of {dtype} {shape} were sent by value ({n_views}, of "
-                f"{format_bytes(n_bytes)} in all): their elements are neither one after "
-                "another nor one in each row"
+                f"{format_bytes(n_bytes)} in all): their elements are neither one "
+                "after another nor one in each row"
             )
         self._others.clear()
 

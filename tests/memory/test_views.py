@@ -436,10 +436,22 @@ def test_views_that_do_not_come_again_do_not_pile_up(
     store = make_store()
     most = 0
     for place in range(60):
+        store.next_task()
         store.share_view(X[:, place])
         open_bytes = [p.segment for p in store._views._parts.values() if p.segment]
         most = max(most, sum(map(allocated_bytes, open_bytes)))
     assert 0 < most <= 10 * (8 * 1000 + 2 * PAGE_BYTES)
+
+
+def test_views_of_one_task_are_in_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_views, "_MAX_SPARE_BYTES", 10 * 8 * 1000)
+    X = make_columns(60, 1000)
+    store = make_store()
+    for _ in range(3):
+        store.next_task()
+        shared = [store.share_view(column) for column in X.T]
+        files = {found[1].identity for found in shared if found is not None}
+        assert len(files) == 1
 
 
 def test_views_that_come_again_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,6 +461,7 @@ def test_views_that_come_again_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     files = []
     for _ in range(4):
         for place in range(60):
+            store.next_task()
             shared = store.share_view(X[:, place])
             files.append(None if shared is None else shared[1])
     assert len(set(map(id, files[120:]))) <= 2
