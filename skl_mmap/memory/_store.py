@@ -364,7 +364,7 @@ class Store:
         layout = stored_layout(place.owner, _AS_IT_IS)
         for entry in self._entries:
             segment = entry.segment_ref()
-            if segment is not None and entry.layout == layout:
+            if segment is not None and (entry.layout, entry.offset) == (layout, 0):
                 parts = iterate_stored(place.elements, _COMPARE_CHUNK_BYTES)
                 if entry.is_of(place.owner) and segment.holds(parts, place.start):
                     return segment
