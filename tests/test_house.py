@@ -179,7 +179,8 @@ TESTED_PARTS = {
     },
     "sizes are made small, or the kernel is made to refuse": {
         "backend": "forking",
-        "memory": "adoption conversion filling mapping plan runs segment store",
+        "memory": "adoption conversion filling mapping plan runs segment store views "
+        "windows",
         "files": "columns csv load npy typed",
         "orders": "page_order",
     },

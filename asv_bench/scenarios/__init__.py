@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from scenarios import endings, memory, models, stacks, times, workers
+from scenarios import endings, memory, models, stacks, times, views, workers
 from scenarios.rows import Row, Settings
 
 __all__ = ["SCENARIOS", "Row", "Settings"]
@@ -27,6 +27,7 @@ SCENARIOS: dict[str, Callable[[Settings], Iterator[Row]]] = {
         times.wall,
         times.hold,
         times.share_speed,
+        views.parts,
         workers.worker_memory,
         workers.worker_tree,
         workers.worker_start,

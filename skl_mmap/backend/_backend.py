@@ -37,8 +37,10 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     Parameters
     ----------
     min_bytes : int, str or None, default="1M"
-        Arrays of at least this size, anywhere in a task, are shared. None shares
-        nothing. joblib's `max_nbytes` means the same.
+        Arrays of at least this size, anywhere in a task, are shared. So are columns,
+        slices and other views of such an array, from 64 KiB on: what several tasks
+        get of it is shared once. None shares nothing. joblib's `max_nbytes` means the
+        same.
     mmap_mode : {"c", "r"}, default="c"
         Copy-on-write: a task may write to its view of an array, and nobody else sees
         it; or read-only. Set "r" in ``parallel_backend`` or ``parallel_config``:
@@ -100,7 +102,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     it are compared (0.3 ms): its two ends, and 64 at equal distances. A change that
     misses all of them, of a few rows say, is not seen until the next call; one that
     touches a 64th of the array in one piece always is. Pass a view made for each task,
-    ``X[:]``, and all of it is compared.
+    ``X[:]``, and all of it is compared. So are views that are smaller than `min_bytes`.
     """
 
     supports_retrieve_callback = True
@@ -183,6 +185,8 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     def stop_call(self) -> None:
         """End a call: tell who measures what its tasks had in common."""
+        if self._store is not None:
+            self._store.end_call()
         if self._watch is not None:
             publish(self._watch.record())
             self._watch = None

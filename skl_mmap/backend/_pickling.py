@@ -28,6 +28,7 @@ from skl_mmap.memory import (
     Segment,
     SharedArray,
     Store,
+    Windows,
     describe,
     index_runs,
     rebuild_array,
@@ -89,6 +90,7 @@ class TaskPickler(_ArrayPickler):
         self._containers = known_containers() if options.min_bytes is not None else {}
         # Arrays that are to be stored in Fortran order, by id, and kept alive by it.
         self._in_fortran_order: dict[int, npt.NDArray[Any]] = {}
+        self._windows = Windows()
         self.segments: list[Segment] = []
 
     def reduce_container(self, obj: Any) -> Any:
@@ -144,7 +146,8 @@ class TaskPickler(_ArrayPickler):
         if runs is not None:
             return self.reduce_index(runs, int(runs[:, 1].max()))
         if array.nbytes < min_bytes:
-            return None
+            handle = self._keep(self._store.share_view, array)
+            return None if handle is None else self._windows.reduce(handle)
         order = "F" if id(array) in self._in_fortran_order else None
         handle = self._share(array, Conversion(order=order))
         return None if handle is None else (rebuild_array, (handle,))
@@ -222,6 +225,7 @@ def dump_task(
     task: object, store: Store, options: Options
 ) -> tuple[bytes, list[Segment]]:
     """Pickle a task."""
+    store.next_task()
     file = io.BytesIO()
     pickler = TaskPickler(file, store, options)
     pickler.dump(task)

@@ -61,6 +61,7 @@ from skl_mmap.memory._user_files import (
     reading_in_order,
     writable_memmap_of,
 )
+from skl_mmap.memory._windows import Windows
 
 __all__ = [
     "MAX_RUNS",
@@ -87,6 +88,7 @@ __all__ = [
     "Settings",
     "SharedArray",
     "Store",
+    "Windows",
     "WrittenArray",
     "adopt",
     "byte_bounds",

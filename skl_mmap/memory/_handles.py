@@ -70,7 +70,10 @@ class ArrayHandle:
 
 
 def describe(
-    array: npt.NDArray[Any], settings: Settings | None = None
+    array: npt.NDArray[Any],
+    settings: Settings | None = None,
+    *,
+    min_bytes: int | None = None,
 ) -> tuple[ArrayHandle, Segment] | None:
     """Describe an array that lies in a mapping of this process.
 
@@ -80,6 +83,8 @@ def describe(
         Any array.
     settings : Settings, optional
         For the receiver; by default those of the mapping.
+    min_bytes : int, optional
+        Smaller arrays are not described; by default as the settings of the mapping say.
 
     Returns
     -------
@@ -93,7 +98,7 @@ def describe(
     mapping, start, stop = found
     if array.nbytes < _MIN_DENSITY * (stop - start) or has_overlap(array):
         return None
-    if array.nbytes < mapping.settings.min_bytes:
+    if array.nbytes < (mapping.settings.min_bytes if min_bytes is None else min_bytes):
         return None
     if not mapping.is_unmodified(start, stop):
         return None
@@ -229,6 +234,16 @@ def contiguous_strides(
 def rebuild_plain(handle: ArrayHandle) -> npt.NDArray[Any]:
     """Rebuild an array of a result: as a plain ndarray, which is what tasks return."""
     return rebuild_array(handle).view(np.ndarray)
+
+
+def rebuild_view(handle: ArrayHandle) -> npt.NDArray[Any]:
+    """Rebuild an array that would have been sent by value: as it had been then.
+
+    A plain ndarray, and a copy if it should be writable and the kernel refuses that.
+    """
+    view = rebuild_plain(handle)
+    is_refused = handle.settings.is_writable and not view.flags.writeable
+    return view.copy(order="A") if is_refused else view
 
 
 def _read(

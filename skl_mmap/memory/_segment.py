@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,7 @@ if sys.platform == "linux":
     )
 
 _RANGE_CHUNK_ROWS = 1 << 16
+_BLOCK_BYTES = 512  # the unit of st_blocks
 _NAME_PREFIX = "skl_mmap-"
 
 
@@ -128,6 +129,12 @@ class Segment:
             os.getpid(), self.fd, *self.identity, self.n_bytes, self.path
         )
 
+    def used_bytes(self) -> int:
+        """Return its size, without the holes that a file in memory may have."""
+        if not self.is_memfd:
+            return self.n_bytes
+        return min(self.n_bytes, os.fstat(self.fd).st_blocks * _BLOCK_BYTES)
+
     def discard(self) -> None:
         """Close the file of a segment that nobody was given, at once.
 
@@ -163,6 +170,26 @@ class Segment:
                     "Keep files that are being worked on unchanged."
                 )
             done += n_read
+
+    def holds(self, parts: Iterable[tuple[int, int]], file_offset: int = 0) -> bool:
+        """Return whether the file has, from a place on, the bytes at some addresses.
+
+        Parameters
+        ----------
+        parts : iterable of (int, int)
+            Address and size of bytes that follow each other in the file.
+        file_offset : int, default=0
+            Place of the first one.
+        """
+        buffer = np.empty(0, dtype=np.uint8)
+        for address, n_bytes in parts:
+            if len(buffer) < n_bytes:
+                buffer = np.empty(n_bytes, dtype=np.uint8)
+            self.read_into(buffer.ctypes.data, n_bytes, file_offset)
+            if not calls.compare(buffer.ctypes.data, address, n_bytes):
+                return False
+            file_offset += n_bytes
+        return True
 
 
 # The open segments of this process, by device and inode: an inode cannot be used anew

@@ -19,18 +19,20 @@ believes the identity of an ndarray until the call ends.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from skl_mmap._linux import calls
 from skl_mmap._linux.proc import PAGE_BYTES, descriptor_path
+from skl_mmap.exceptions import SklMmapError
 from skl_mmap.memory._adoption import adopt, find_refusal
 from skl_mmap.memory._conversion import (
     Conversion,
@@ -56,6 +58,13 @@ from skl_mmap.memory._segment import (
 )
 from skl_mmap.memory._shared_array import SharedArray
 from skl_mmap.memory._user_files import describe_memmap, reading_in_order
+from skl_mmap.memory._views import (
+    MIN_VIEW_BYTES,
+    SharedViews,
+    ViewPlace,
+    locate_view,
+    owner_of_memory,
+)
 from skl_mmap.monitor import SegmentRecord, is_measuring, note, publish
 
 # Read and compared while it is in the cache of the processor.
@@ -70,7 +79,7 @@ _AS_IT_IS = Conversion()
 
 
 class _Entry:
-    """One array that is shared, and the segment that holds its bytes."""
+    """One array that is shared, and where a segment holds its bytes."""
 
     def __init__(
         self,
@@ -78,8 +87,12 @@ class _Entry:
         segment: Segment,
         epoch: int,
         conversion: Conversion,
+        offset: int = 0,
     ) -> None:
         self.layout = stored_layout(array, conversion)
+        self.offset = offset
+        view = locate_view(array) if conversion is _AS_IT_IS else None
+        self.extent = None if view is None else _Extent.of(view)
         self.is_optional = conversion.is_optional
         self.segment_ref = weakref.ref(segment)
         # Kept as long as the source lives; see adopt().
@@ -129,6 +142,28 @@ class _Entry:
         self._proved = {}
 
 
+class _Extent(NamedTuple):
+    """Which bytes of an array a view of it has."""
+
+    owner: weakref.ref[npt.NDArray[Any]]
+    start: int
+    stop: int
+
+    @classmethod
+    def of(cls, place: ViewPlace) -> _Extent | None:
+        """Return that of a view; None if its elements have gaps between them."""
+        if place.row_bytes:
+            return None
+        return cls(weakref.ref(place.owner), place.start, place.stop)
+
+    def has_half_in(self, other: _Extent | None) -> bool:
+        """Return whether at least half of the bytes are those of another view."""
+        if other is None or other.owner() is not self.owner():
+            return False
+        n_common = min(self.stop, other.stop) - max(self.start, other.start)
+        return 2 * n_common >= self.stop - self.start
+
+
 class Store:
     """What has been shared, so that it is not shared twice.
 
@@ -154,6 +189,7 @@ class Store:
         self.can_adopt = can_adopt
         self._adopted: list[Mapping] = []
         self._entries: list[_Entry] = []
+        self._views = SharedViews(placement)
         self._identity: tuple[ArrayHandle, Segment] | None = None
         self._epoch = 0
         self._lock = threading.Lock()
@@ -163,6 +199,17 @@ class Store:
         with self._lock:
             self._epoch += 1
             self._adopted = [m for m in self._adopted if m.is_at(0, m.n_bytes)]
+            self._views.close()
+
+    def next_task(self) -> None:
+        """Say that what is shared from now on is for another task."""
+        with self._lock:
+            self._views.next_task()
+
+    def end_call(self) -> None:
+        """Let go of what is shared for one call only: parts of arrays."""
+        with self._lock:
+            self._views.close()
 
     def share(
         self, array: npt.NDArray[Any], *, conversion: Conversion = _AS_IT_IS
@@ -207,7 +254,9 @@ class Store:
             publish_shared(described, is_copy=False)
             return described
         with self._lock:
-            segment = self._find(array, conversion)
+            segment, offset = self._find(array, conversion)
+            if segment is None and as_it_is:
+                segment, offset = self._find_overlapping(array)
             if segment is None and as_it_is and self.can_adopt:
                 described = self._adopt(array)
                 if described is not None:
@@ -217,9 +266,63 @@ class Store:
             segment = segment or self._add(array, conversion)
         if segment is None:
             return None
-        shared = self._handle(array, segment, conversion), segment
+        shared = self._handle(array, segment, conversion, offset), segment
         source = _owner_of(array) if is_copy and as_it_is else None
-        publish_shared(shared, is_copy=is_copy, source=source)
+        if not self._views.is_filling(segment):  # it is told of when it is complete
+            publish_shared(shared, is_copy=is_copy, source=source)
+        return shared
+
+    def share_view(self, view: npt.NDArray[Any]) -> tuple[ArrayHandle, Segment] | None:
+        """Share an array that is too small for it, if it is a part of a larger one.
+
+        Parameters
+        ----------
+        view : ndarray
+            Without objects, and not empty.
+
+        Returns
+        -------
+        (ArrayHandle, Segment) or None
+            As `share`; for `Windows`. None if it is better sent by value: it has
+            less than 64 KiB, is nobody's part, or is the first one of its array.
+
+        Notes
+        -----
+        O(n) in bytes of the view, which are copied once for each call; or compared, if
+        they were met before, or all of the array is shared. See `SharedViews` for what
+        is kept.
+        """
+        if view.nbytes < MIN_VIEW_BYTES or view.base is None:
+            return None
+        is_dense = view.flags.c_contiguous or view.flags.f_contiguous
+        is_writable = view.flags.writeable or not _keeps_flags(view)
+        settings = self.settings._replace(mmap_mode="c" if is_writable else "r")
+        # Columns of an array in a mapping would keep the gaps between their elements.
+        described = describe(view, settings, min_bytes=0) if is_dense else None
+        described = described or describe_memmap(view, settings)
+        if described is not None:
+            publish_shared(described, is_copy=False)
+            return described
+        if owner_of_memory(view).nbytes < self.settings.min_bytes:
+            return None
+        place = locate_view(view)
+        with self._lock:
+            if place is None:
+                self._views.see_other(view)
+                return None
+            whole = self._find_whole(place)
+            segment = whole or self._put(place, is_first_sent=True)
+            if self._has_adopted(place):
+                described = describe(view, settings, min_bytes=0)
+        if described is not None:
+            publish_shared(described, is_copy=False)
+            return described
+        if segment is None:
+            return None
+        handle = self._handle(view, segment, offset=place.start)
+        shared = dataclasses.replace(handle, settings=settings), segment
+        if whole is not None:
+            publish_shared(shared, is_copy=False)
         return shared
 
     def identity(self, n_rows: int) -> tuple[ArrayHandle, Segment] | None:
@@ -245,12 +348,66 @@ class Store:
         with self._lock:
             self._entries.clear()
             self._adopted.clear()
+            self._views.close()
             self._identity = None
 
-    def _find(self, array: npt.NDArray[Any], conversion: Conversion) -> Segment | None:
+    def _has_adopted(self, place: ViewPlace) -> bool:
+        """Share all of an array in place, once an eighth of it was copied in parts."""
+        if not self.can_adopt or place.row_bytes or not self._views.has_eighth(place):
+            return False
+        return self._adopt(place.owner) is not None
+
+    def _find_whole(self, place: ViewPlace) -> Segment | None:
+        """Return the segment of all of an array, if it holds the bytes of a view."""
+        if place.row_bytes:
+            return None
+        layout = stored_layout(place.owner, _AS_IT_IS)
+        for entry in self._entries:
+            segment = entry.segment_ref()
+            if segment is not None and (entry.layout, entry.offset) == (layout, 0):
+                parts = iterate_stored(place.elements, _COMPARE_CHUNK_BYTES)
+                if entry.is_of(place.owner) and segment.holds(parts, place.start):
+                    return segment
+        return None
+
+    def _find_overlapping(self, view: npt.NDArray[Any]) -> tuple[Segment | None, int]:
+        """Return where a view is, if at least half of it is shared already.
+
+        With another view of the same array, or all of it. What is missing is added to
+        the file of the array's parts.
+        """
+        place = locate_view(view)
+        if place is None or place.row_bytes:
+            return None, 0
+        segment = self._find_whole(place)
+        if segment is None and self._has_half(_Extent.of(place)):
+            segment = self._put(place, is_first_sent=False)
+        if segment is None:
+            return None, 0
+        entry = _Entry(view, segment, self._epoch, _AS_IT_IS, place.start)
+        self._entries.append(entry)
+        return segment, place.start
+
+    def _has_half(self, extent: _Extent | None) -> bool:
+        return extent is not None and any(
+            entry.segment_ref() is not None and extent.has_half_in(entry.extent)
+            for entry in self._entries
+        )
+
+    def _put(self, place: ViewPlace, *, is_first_sent: bool) -> Segment | None:
+        """Put a view into the file of its array's parts, if there is room."""
+        try:
+            return self._views.put(place, is_first_sent=is_first_sent)
+        except (SklMmapError, OSError) as error:
+            note(f"views of an array were not shared with others: {error}")
+            return None
+
+    def _find(
+        self, array: npt.NDArray[Any], conversion: Conversion
+    ) -> tuple[Segment | None, int]:
         layout = stored_layout(array, conversion)
         alive = []
-        found = None
+        found, offset = None, 0
         for entry in self._entries:
             segment = entry.segment_ref()
             if segment is None:
@@ -260,11 +417,11 @@ class Store:
                 continue
             if self._is_current(entry, segment, array, conversion):
                 entry.adopt(array, segment, self._epoch)
-                found = segment
+                found, offset = segment, entry.offset
             elif entry.is_of(array):
                 entry.forget()
         self._entries = alive
-        return found
+        return found, offset
 
     def _is_current(
         self,
@@ -281,7 +438,7 @@ class Store:
             and find_mapping(array) is None
         )
         compare = _holds_sample if can_sample else _holds
-        return compare(segment, array, conversion)
+        return compare(segment, array, conversion, entry.offset)
 
     def _adopt(self, array: npt.NDArray[Any]) -> tuple[ArrayHandle, Segment] | None:
         adopted = adopt(_owner_of(array), self.placement, self.settings)
@@ -331,17 +488,33 @@ class Store:
         array: npt.NDArray[Any],
         segment: Segment,
         conversion: Conversion = _AS_IT_IS,
+        offset: int = 0,
     ) -> ArrayHandle:
         shape, strides, dtype = stored_layout(array, conversion)
         return ArrayHandle(
             segment.handle(),
-            ((0, segment.n_bytes),),
+            ((offset, array.size * dtype.itemsize),),
             0,
             dtype,
             shape,
             strides,
             self.settings,
         )
+
+
+def _keeps_flags(array: npt.NDArray[Any]) -> bool:
+    """Return whether an array that is read-only would be so when it was pickled.
+
+    It would if its bytes are pickled as they lie: if they have no gaps, and NumPy lends
+    them to others, unlike those of dates.
+    """
+    if not (array.flags.c_contiguous or array.flags.f_contiguous):
+        return False
+    try:
+        memoryview(array).release()  # type: ignore[arg-type]
+    except (BufferError, TypeError, ValueError):
+        return False
+    return True
 
 
 def _owner_of(array: npt.NDArray[Any]) -> Any:
@@ -351,9 +524,7 @@ def _owner_of(array: npt.NDArray[Any]) -> Any:
     as the array. A part of one counts for itself: many parts, each for one task, must
     not pile up.
     """
-    owner = array
-    while isinstance(owner.base, np.ndarray):
-        owner = owner.base
+    owner = owner_of_memory(array)
     return owner if owner.nbytes == array.nbytes else array
 
 
@@ -374,18 +545,11 @@ def stored_layout(
     return array.shape, contiguous_strides(array.shape, dtype.itemsize, order), dtype
 
 
-def _holds(segment: Segment, array: npt.NDArray[Any], conversion: Conversion) -> bool:
-    """Return whether a segment holds exactly the bytes of an array."""
-    buffer = np.empty(0, dtype=np.uint8)
-    offset = 0
-    for address, n_bytes in _iterate_bytes(array, conversion):
-        if len(buffer) < n_bytes:
-            buffer = np.empty(n_bytes, dtype=np.uint8)
-        segment.read_into(buffer.ctypes.data, n_bytes, offset)
-        if not calls.compare(buffer.ctypes.data, address, n_bytes):
-            return False
-        offset += n_bytes
-    return True
+def _holds(
+    segment: Segment, array: npt.NDArray[Any], conversion: Conversion, offset: int
+) -> bool:
+    """Return whether a segment holds exactly the bytes of an array, from a place on."""
+    return segment.holds(_iterate_bytes(array, conversion), offset)
 
 
 def _iterate_bytes(
@@ -400,7 +564,7 @@ def _iterate_bytes(
 
 
 def _holds_sample(
-    segment: Segment, array: npt.NDArray[Any], conversion: Conversion
+    segment: Segment, array: npt.NDArray[Any], conversion: Conversion, offset: int
 ) -> bool:
     """Whether a segment holds the first and the last page of an array, and 64 others.
 
@@ -418,7 +582,7 @@ def _holds_sample(
         for start in sorted({last * n // (_N_PLACES - 1) for n in range(_N_PLACES)}):
             place, part = _items_at(rows, start, n_items)
             part = np.ascontiguousarray(part, dtype=dtype).reshape(-1)
-            segment.read_into(address, part.nbytes, place * dtype.itemsize)
+            segment.read_into(address, part.nbytes, offset + place * dtype.itemsize)
             if not _are_equal(buffer[: len(part)], part):
                 return False
     return True
@@ -475,7 +639,7 @@ def publish_shared(
     record = SegmentRecord(
         f"{handle.dtype} {handle.shape}",
         # Of a user's file there may be other parts, which nobody was given.
-        n_bytes if place == "file" else segment.n_bytes,
+        n_bytes if place == "file" else segment.used_bytes(),
         place,
         is_copy,
         path,

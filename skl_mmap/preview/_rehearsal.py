@@ -167,6 +167,9 @@ class Rehearsal:
         pieces = ((0, n_bytes),)
         return ArrayHandle(segment, pieces, 0, dtype, shape, strides, settings), None
 
+    def share_view(self, view: npt.NDArray[Any]) -> None:
+        """Say that small arrays are sent by value: rows of them are not mapped."""
+
 
 def _task(X: Any, y: Any, train: Any, test: Any) -> None:
     """Stand for a function of scikit-learn that fits one split."""

@@ -195,6 +195,30 @@ KINDS: dict[str, Kind] = {
     "upside down": Kind(make_rows, wrap=lambda rows: rows[::-1]),
     "view of each task": Kind(make_rows, view=lambda rows: rows[:], is_exact=True),
     "part of each task": Kind(make_rows, view=lambda rows: rows[9:], is_exact=True),
+    "columns of each task": Kind(
+        make_rows, view=lambda rows: tuple(rows.T), is_exact=True
+    ),
+    "slices of each task": Kind(
+        make_rows,
+        view=lambda rows: (rows[:4000], rows[2000:9000], rows[9000:15000]),
+        is_exact=True,
+    ),
+    "windows of each task": Kind(
+        make_rows,
+        view=lambda rows: (rows[:27_000], rows[500:27_500], rows[1000:]),
+        is_exact=True,
+    ),
+    "all and parts of it": Kind(
+        make_rows,
+        view=lambda rows: (rows[:], rows[:15_000], rows[:27_000], rows.T[2]),
+        is_exact=True,
+    ),
+    "columns of a frame": Kind(
+        make_rows,
+        wrap=lambda rows: pd.DataFrame(rows.reshape(5, -1).T, copy=False),
+        view=lambda frame: tuple(frame[name] for name in frame),
+        is_exact=True,
+    ),
     "letters": Kind(lambda: np.zeros(N_ITEMS, "U8"), refill_letters),
     "records": Kind(lambda: np.zeros(N_ITEMS, _record), refill_records),
     "padded records": Kind(
@@ -245,6 +269,8 @@ KINDS: dict[str, Kind] = {
 
 def digest(value: Any) -> str:
     """Return a fingerprint of all that an argument holds."""
+    if isinstance(value, tuple):
+        return " ".join(map(digest, value))
     if isinstance(value, np.ndarray) and value.dtype.names:
         return " ".join(digest(value[name]) for name in value.dtype.names)
     if isinstance(value, np.ndarray):
