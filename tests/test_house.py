@@ -169,7 +169,7 @@ TESTED_PARTS = {
         "report": "findings picture",
     },
     "there is a table or a language in it, and tests go through its cases": {
-        "backend": "observation",
+        "backend": "observation pickling",
         "copies": "known_layouts",
         "estimators": "fit_inputs",
         "containers": "pandas polars",
@@ -178,7 +178,8 @@ TESTED_PARTS = {
         "backend": "pool task",
     },
     "sizes are made small, or the kernel is made to refuse": {
-        "memory": "adoption conversion filling mapping plan runs segment store",
+        "memory": "adoption conversion filling mapping plan result_files runs segment "
+        "store",
         "files": "columns csv load npy typed",
         "orders": "page_order",
     },

@@ -1,13 +1,21 @@
-"""Pickling of tasks and results, with handles in place of large arrays."""
+"""Pickling of tasks and results, with handles in place of large arrays.
+
+Arrays of a task are shared, and what is pickled are their handles. Arrays of a result
+that still are what was shared go back in the same way. All other large ones are written
+by the worker to files of the parent, as out-of-band buffers of pickle protocol 5: each
+class decides by itself what it looks like on the other side, as without files.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import copyreg
 import dataclasses
 import functools
 import io
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +32,20 @@ from skl_mmap.memory import (
     Conversion,
     IndexHandle,
     LossyConversionError,
+    OpenFile,
+    ResultWriter,
     Runs,
     Segment,
+    SegmentHandle,
     SharedArray,
     Store,
     describe,
     index_runs,
+    read_file,
     rebuild_array,
     rebuild_index,
     rebuild_plain,
+    stored_order,
     writable_memmap_of,
 )
 from skl_mmap.monitor import note
@@ -42,14 +55,31 @@ _ARRAY_TYPES = frozenset({np.ndarray, np.memmap, SharedArray})
 
 # cloudpickle, with loky's reducers for sockets, locks and bound methods.
 _LokyPickler: Any = get_loky_pickler()
+# Its base class takes a callback for buffers, which it does not.
+_Pickler: Any = _LokyPickler.__base__
 
 
 class SharingError(Exception):
     """Carries an error of ours through the pickler, apart from the task's own."""
 
 
-class _ArrayPickler(_LokyPickler):  # type: ignore[misc]
+class _ArrayPickler(_Pickler):  # type: ignore[misc]
     """Asks about every array, at whatever depth, before it is pickled."""
+
+    # loky's own makes one for each pickler, which takes 9 microseconds.
+    dispatch_table: ClassVar[dict[type, Any]] = {}
+    _registered: ClassVar[dict[type, Any]] = {}
+
+    def __init__(
+        self, file: Any, buffer_callback: Callable[[Any], object] | None = None
+    ) -> None:
+        if _ArrayPickler._registered != copyreg.dispatch_table:
+            _ArrayPickler._registered = dict(copyreg.dispatch_table)
+            _ArrayPickler.dispatch_table = _LokyPickler(io.BytesIO()).dispatch_table
+        # The constructor takes the table from the class.
+        super().__init__(
+            file, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback
+        )
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) in _ARRAY_TYPES and not obj.dtype.hasobject and obj.nbytes:
@@ -83,7 +113,7 @@ class TaskPickler(_ArrayPickler):
     """Shares the arrays of a task, and keeps the segments that it refers to."""
 
     def __init__(self, file: io.BytesIO, store: Store, options: Options) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        super().__init__(file)
         self._store = store
         self._options = options
         self._containers = known_containers() if options.min_bytes is not None else {}
@@ -180,11 +210,139 @@ class TaskPickler(_ArrayPickler):
 
 
 class _ResultPickler(_ArrayPickler):
-    """Sends arrays that still are what was shared back as handles."""
+    """Sends arrays that still are what was shared back as handles, and writes others.
+
+    Parameters
+    ----------
+    stream : _ResultStream
+        Where the pickle goes.
+    buffers : _Buffers
+        Where large buffers go.
+    """
+
+    def __init__(self, stream: _ResultStream, buffers: _Buffers) -> None:
+        super().__init__(stream, buffers.must_be_pickled)
+        self._buffers = buffers
 
     def reduce_array(self, array: npt.NDArray[Any]) -> Any:
         described = describe(array)
-        return None if described is None else (rebuild_plain, (described[0],))
+        if described is not None:
+            return rebuild_plain, (described[0],)
+        # Memmaps have their own way, and NumPy swaps bytes when it reads others.
+        is_usual = not isinstance(array, np.memmap) and array.dtype.isnative
+        if is_usual and self._buffers.are_for(array.nbytes) and not _is_buffer(array):
+            return _reduce_to_buffer(np.asarray(array))
+        return None
+
+
+class _Buffers:
+    """Writes large buffers of a result to files.
+
+    Apart from the pickler, which would refer to itself otherwise, and so would keep the
+    result alive until the garbage collector finds it.
+
+    Attributes
+    ----------
+    filled : list of SegmentHandle
+        The files with the buffers that are not in the pickle, in order.
+    """
+
+    def __init__(self, writer: ResultWriter) -> None:
+        self._writer = writer
+        self.are_for = writer.is_for
+        self.filled: list[SegmentHandle] = []
+
+    def must_be_pickled(self, buffer: pickle.PickleBuffer) -> bool:
+        """Write a buffer to a file; True if that is not possible."""
+        try:
+            data = buffer.raw()
+        except BufferError:  # not contiguous, of which pickle makes an error
+            return True
+        with data:
+            is_large = self._writer.is_for(data.nbytes)
+            handle = self._writer.write(data) if is_large else None
+        if handle is not None:
+            self.filled.append(handle)
+        return handle is None
+
+
+def _is_buffer(array: npt.NDArray[Any]) -> bool:
+    """Return whether an array pickles itself as a buffer, without a copy.
+
+    Others, with gaps between their elements or of a dtype that the buffer protocol does
+    not know, would put a copy of their bytes into the pickle.
+    """
+    try:
+        array.data.release()
+    except (ValueError, BufferError):  # dates
+        return False
+    # From version 2.3 on, NumPy knows more orders than C and Fortran.
+    axes = np.argsort([-abs(stride) for stride in array.strides], kind="stable")
+    return array.flags.forc or array.transpose(axes).flags.c_contiguous
+
+
+def _reduce_to_buffer(array: npt.NDArray[Any]) -> Any:
+    """Reduce an array to a buffer and its looks, in the order that NumPy chooses."""
+    order = stored_order(array)
+    flat = np.ravel(array, order=order)  # type: ignore[call-overload]
+    if not flat.flags.writeable:
+        flat = flat.copy()  # NumPy makes it writable if it pickles its bytes
+    buffer = pickle.PickleBuffer(flat.view(np.uint8))
+    return _rebuild_from_buffer, (buffer, array.dtype, array.shape, order)
+
+
+def _rebuild_from_buffer(
+    buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any
+) -> npt.NDArray[Any]:
+    return np.ndarray(shape, dtype, buffer, order=order)
+
+
+class _ResultStream:
+    """Takes the pickle of a result: into memory, or into a file once it is large."""
+
+    def __init__(self, writer: ResultWriter) -> None:
+        self._writer = writer
+        self._memory = io.BytesIO()
+        self._file: OpenFile | None = None
+        self._can_move = True
+
+    def write(self, data: Any) -> None:
+        """Append data; called by the pickler."""
+        if self._file is not None:
+            data = memoryview(data)
+            if self._writer.reserve(data.nbytes) and self._file.append(data):
+                return
+            self._move_back()
+        self._memory.write(data)
+        if self._can_move and self._writer.is_for(self._memory.tell()):
+            self._move()
+
+    def _move(self) -> None:
+        self._can_move = False
+        self._file = self._writer.open(self._memory.tell())
+        if self._file is not None:
+            with self._memory.getbuffer() as data:
+                is_written = self._file.append(data)
+            if is_written:
+                self._memory = io.BytesIO()
+            else:
+                self.close()
+
+    def _move_back(self) -> None:
+        """Go on in memory, for want of room in the file."""
+        assert self._file is not None
+        self._memory.write(self._file.take_back())
+        self.close()
+
+    def content(self) -> bytes | SegmentHandle:
+        """Return what was written, or the file that has it."""
+        return self._memory.getvalue() if self._file is None else self._file.handle
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _as_it_is(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -228,13 +386,38 @@ def dump_task(
     return file.getvalue(), pickler.segments
 
 
-def dump_result(result: object) -> bytes:
+class PickledResult(NamedTuple):
+    """A result on its way.
+
+    Attributes
+    ----------
+    stream : bytes or SegmentHandle
+        The pickle, or the file that has it.
+    filled : list of SegmentHandle
+        The files with its buffers.
+    """
+
+    stream: bytes | SegmentHandle
+    filled: list[SegmentHandle]
+
+
+def dump_result(result: object, writer: ResultWriter) -> PickledResult:
     """Pickle a result in a worker."""
-    file = io.BytesIO()
-    _ResultPickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(result)
-    return file.getvalue()
+    with contextlib.closing(_ResultStream(writer)) as stream:
+        buffers = _Buffers(writer)
+        _ResultPickler(stream, buffers).dump(result)
+        return PickledResult(stream.content(), buffers.filled)
 
 
-def load(payload: bytes) -> Any:
-    """Unpickle a task or a result."""
+def load_task(payload: bytes) -> Any:
+    """Unpickle a task."""
     return pickle.loads(payload)
+
+
+def load_result(pickled: PickledResult) -> Any:
+    """Unpickle a result in the parent."""
+    stream: bytes | SegmentHandle | memoryview
+    stream, filled = pickled
+    if isinstance(stream, SegmentHandle):
+        stream = read_file(stream, can_keep=False).data
+    return pickle.loads(stream, buffers=map(read_file, filled))

@@ -4,8 +4,8 @@
 
     parent                                      worker
     Task(batch) --pickled in loky's feeder--> PackedTask()  unpickles the batch: arrays
-      keeps the segments alive                  |           are mapped here
-                                                v
+      keeps the segments alive, and             |           are mapped here
+      files for large results                   v
     unpack(Outcome) <------------------------ Outcome       result or error, pickled
       publishes the record                                  before the mappings go away
 """
@@ -21,8 +21,24 @@ from typing import Any
 from skl_mmap.backend._indices import compact_batch
 from skl_mmap.backend._observation import Observation
 from skl_mmap.backend._options import Options
-from skl_mmap.backend._pickling import SharingError, dump_result, dump_task, load
-from skl_mmap.memory import Segment, Store, live_mappings, trim_heap
+from skl_mmap.backend._pickling import (
+    PickledResult,
+    SharingError,
+    dump_result,
+    dump_task,
+    load_result,
+    load_task,
+)
+from skl_mmap.memory import (
+    FilePool,
+    Hindrance,
+    ResultFiles,
+    ResultWriter,
+    Segment,
+    Store,
+    live_mappings,
+    trim_heap,
+)
 from skl_mmap.monitor import (
     TaskRecord,
     is_measuring,
@@ -42,22 +58,35 @@ class Task:
     """
 
     def __init__(
-        self, batch: Any, store: Store | None, options: Options, freed_bytes: int = 0
+        self,
+        batch: Any,
+        store: Store | None,
+        options: Options,
+        freed_bytes: int = 0,
+        pool: FilePool | None = None,
     ) -> None:
         self.batch, self._freed_bytes = compact_batch(batch, options)
         self._freed_bytes += freed_bytes
         self._store = store
         self._options = options
         self._segments: list[Segment] = []
+        self._pool = pool
+        self._files: ResultFiles | None = None
 
-    def release(self, _future: object = None) -> None:
+    def release(self, future: Any = None) -> None:
         """Let go of the arrays and segments: nobody will ask for the result again.
 
         joblib, the future and its callbacks refer to each other after an error, until
         the garbage collector finds them.
         """
-        self.batch = self._store = None
+        pool, files = self._pool, self._files
+        self.batch = self._store = self._pool = self._files = None
         self._segments = []
+        if pool is None or files is None or future is None or future.cancelled():
+            return
+        # Without an outcome, a worker may still be writing.
+        if future.exception() is None:
+            pool.give_back(files, future.result().n_files)
 
     def __reduce__(self) -> Any:
         if self._freed_bytes >= _TRIM_BYTES:
@@ -71,7 +100,11 @@ class Task:
             (reason,) = error.args
             _forget_frames(reason)
             return FailedTask, (reason,)
-        return PackedTask, (payload, is_measuring(), wants_copy_sites())
+        ticket = b""
+        if self._pool is not None:
+            self._files = self._pool.take()
+            ticket = self._files.ticket
+        return PackedTask, (payload, is_measuring(), wants_copy_sites(), ticket)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +129,14 @@ class PackedTask:
         Whether memory is looked at.
     names_sites : bool
         Whether lines of code that ask for large blocks are named.
+    ticket : bytes
+        For files that large results are written to; empty if there are none.
     """
 
     payload: bytes
     is_measured: bool
     names_sites: bool = False
+    ticket: bytes = b""
 
     def __call__(self) -> Outcome:
         outcome = self._run()
@@ -112,16 +148,19 @@ class PackedTask:
 
     def _run(self) -> Outcome:
         observation = Observation(self.is_measured, names_sites=self.names_sites)
+        writer = ResultWriter(self.ticket)
         try:
             with observation.running():
-                batch = load(self.payload)
+                batch = load_task(self.payload)
                 observation.see(batch)
-                result = dump_result(batch())
+                result = dump_result(batch(), writer)
                 # The last mappings are looked through, and counted, as they go.
                 del batch
-            return Outcome(result, None, "", observation.record())
         except BaseException as error:  # noqa: BLE001 - the worker must live on
-            return _failure(error, observation.record())
+            return _failure(error, observation.record(), writer.n_used)
+        return Outcome(
+            result, "", observation.record(), writer.n_used, writer.hindrance
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +169,23 @@ class Outcome:
 
     Attributes
     ----------
-    result, error : bytes or None
-        The pickled result, or the pickled exception.
+    pickled : PickledResult
+        The result, or the exception.
     traceback : str
-        Of the error, as text.
+        Of the exception, as text; empty if there is none.
     record : TaskRecord
         What it cost.
+    n_files : int
+        How many files may have been written to: the first ones.
+    hindrance : Hindrance or None
+        Why large arrays were pickled and not written to files, if they were.
     """
 
-    result: bytes | None
-    error: bytes | None
+    pickled: PickledResult
     traceback: str
     record: TaskRecord
+    n_files: int = 0
+    hindrance: Hindrance | None = None
 
 
 class _RemoteTraceback(Exception):  # noqa: N818 - the name that loky's users know
@@ -157,18 +201,22 @@ class _RemoteTraceback(Exception):  # noqa: N818 - the name that loky's users kn
         return _RemoteTraceback, (self.text,)
 
 
-def _failure(error: BaseException, record: TaskRecord) -> Outcome:
+def _failure(error: BaseException, record: TaskRecord, n_files: int = 0) -> Outcome:
     text = "".join(traceback.format_exception(error))
     _forget_frames(error)
     try:
-        pickled = dump_result(error)
+        pickled = _dump_error(error)
     except Exception as pickling_error:  # noqa: BLE001 - anything can happen there
         reason = RuntimeError(
             f"a task raised {type(error).__name__}, which cannot be sent back "
             f"({pickling_error}). Its traceback is above."
         )
-        pickled = dump_result(reason)
-    return Outcome(None, pickled, text, record)
+        pickled = _dump_error(reason)
+    return Outcome(pickled, text, record, n_files)
+
+
+def _dump_error(error: BaseException) -> PickledResult:
+    return dump_result(error, ResultWriter(b""))
 
 
 def _forget_frames(error: BaseException | None) -> None:
@@ -185,11 +233,12 @@ def unpack(outcome: Outcome) -> Any:
     The error has its own type, and the worker's traceback as its cause.
     """
     publish(outcome.record)
-    if outcome.error is None:
-        assert outcome.result is not None
-        return load(outcome.result)
+    if outcome.hindrance is not None:
+        outcome.hindrance.tell()
+    if not outcome.traceback:
+        return load_result(outcome.pickled)
     try:
-        error = load(outcome.error)
+        error = load_result(outcome.pickled)
     except Exception as reason:  # noqa: BLE001 - its class decides what happens
         error = RuntimeError(
             f"a task raised an error that cannot be rebuilt here ({reason}). The "

@@ -6,6 +6,7 @@ from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._adoption import adopt
 from skl_mmap.memory._closing import ClosedAtExit
 from skl_mmap.memory._conversion import Conversion, LossyConversionError
+from skl_mmap.memory._filling import stored_order
 from skl_mmap.memory._handles import (
     ArrayHandle,
     IndexHandle,
@@ -40,6 +41,14 @@ from skl_mmap.memory._plan import (
 )
 from skl_mmap.memory._reasons import Cause, Reason, Remedy
 from skl_mmap.memory._result_buffer import ResultBuffer, ResultSlot, WrittenArray
+from skl_mmap.memory._result_files import (
+    FilePool,
+    Hindrance,
+    OpenFile,
+    ResultFiles,
+    ResultWriter,
+    read_file,
+)
 from skl_mmap.memory._runs import (
     Runs,
     count_runs,
@@ -69,9 +78,12 @@ __all__ = [
     "ClosedAtExit",
     "Conversion",
     "Cost",
+    "FilePool",
     "Geometry",
+    "Hindrance",
     "IndexHandle",
     "LossyConversionError",
+    "OpenFile",
     "Origin",
     "Piece",
     "Placement",
@@ -79,7 +91,9 @@ __all__ = [
     "Reason",
     "Remedy",
     "ResultBuffer",
+    "ResultFiles",
     "ResultSlot",
+    "ResultWriter",
     "Runs",
     "Segment",
     "SegmentHandle",
@@ -111,6 +125,7 @@ __all__ = [
     "plan_array",
     "plan_rows",
     "plan_runs",
+    "read_file",
     "reading_in_order",
     "rebuild_array",
     "rebuild_index",
@@ -119,6 +134,7 @@ __all__ = [
     "select_rows",
     "share_array",
     "stored_layout",
+    "stored_order",
     "trim_heap",
     "writable_memmap_of",
 ]
