@@ -31,6 +31,7 @@ from skl_mmap.memory import FilePool, ResultWriter
 from tests import strategies
 from tests.backend.common import (
     SegmentWatch,
+    bytes_of_memfds,
     call_each,
     list_own_mappings,
     list_own_memfds,
@@ -312,19 +313,9 @@ def test_results_may_be_the_next_input(n_columns: int) -> None:
 def test_large_result_is_shared_again_without_a_copy() -> None:
     with use_mmap():
         [part] = call_each(add_one, numbered_rows(N_ROWS, 2000), n_tasks=1)
-        inodes = {
-            os.stat(f"/proc/self/fd/{x.split()[0]}").st_ino for x in list_own_memfds()
-        }
-        assert len(inodes) >= 1
-        n_bytes = sum_of_files()
+        n_bytes = sum(bytes_of_memfds())
         call_each(np.sum, part, n_tasks=2)
-        assert sum_of_files() - n_bytes < part.nbytes / 2
-
-
-def sum_of_files() -> int:
-    """Return the bytes of all files in memory that this process has open."""
-    stats = [os.stat(f"/proc/self/fd/{x.split()[0]}") for x in list_own_memfds()]
-    return sum(512 * stat.st_blocks for stat in stats)
+        assert sum(bytes_of_memfds()) - n_bytes < part.nbytes / 2
 
 
 def make_two(X: Array) -> tuple[Array, Array]:
