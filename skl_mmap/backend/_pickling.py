@@ -8,19 +8,22 @@ class decides by itself what it looks like on the other side, as without files.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import copyreg
 import dataclasses
 import functools
 import io
+import mmap
 import pickle
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from loky.backend.reduction import get_loky_pickler
 
+from skl_mmap._linux import calls
 from skl_mmap.backend._indices import RowIndex
 from skl_mmap.backend._layouts import InLayout, name_conversion
 from skl_mmap.backend._object_arrays import rebuild_objects, share_objects
@@ -46,17 +49,31 @@ from skl_mmap.memory import (
     rebuild_index,
     rebuild_plain,
     stored_order,
+    trim_heap,
     writable_memmap_of,
 )
 from skl_mmap.monitor import note
 
 # Other subclasses (matrices, masked arrays, records) know best how to be pickled.
 _ARRAY_TYPES = frozenset({np.ndarray, np.memmap, SharedArray})
+_OWN_TYPES = _ARRAY_TYPES | {RowIndex, InLayout}
 
 # cloudpickle, with loky's reducers for sockets, locks and bound methods.
 _LokyPickler: Any = get_loky_pickler()
 # Its base class takes a callback for buffers, which it does not.
 _Pickler: Any = _LokyPickler.__base__
+
+
+def _leave_it(_pickler: object, _obj: object) -> Any:
+    return NotImplemented
+
+
+_reducer_override = getattr(_Pickler, "reducer_override", _leave_it)
+
+
+# A large pickle of a task is sent in parts of this size.
+_BLOCK_BYTES = 1 << 20
+_TRIM_BLOCKS = 4
 
 
 class SharingError(Exception):
@@ -69,31 +86,38 @@ class _ArrayPickler(_Pickler):  # type: ignore[misc]
     # loky's own makes one for each pickler, which takes 9 microseconds.
     dispatch_table: ClassVar[dict[type, Any]] = {}
     _registered: ClassVar[dict[type, Any]] = {}
+    # Kinds of input that `reduce_container` is asked about.
+    _containers: Mapping[type, Any] = {}
 
     def __init__(
         self, file: Any, buffer_callback: Callable[[Any], object] | None = None
     ) -> None:
         if _ArrayPickler._registered != copyreg.dispatch_table:
-            _ArrayPickler._registered = dict(copyreg.dispatch_table)
+            registered = dict(copyreg.dispatch_table)
             _ArrayPickler.dispatch_table = _LokyPickler(io.BytesIO()).dispatch_table
+            _ArrayPickler._registered = registered
         # The constructor takes the table from the class.
         super().__init__(
             file, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback
         )
 
     def reducer_override(self, obj: Any) -> Any:
-        if type(obj) in _ARRAY_TYPES and not obj.dtype.hasobject and obj.nbytes:
-            reduced = self.reduce_array(obj)
+        # Called for every function, class and instance: most are none of these.
+        kind = type(obj)
+        if kind in _OWN_TYPES or kind in self._containers:
+            reduced = self._reduce(obj, kind)
             if reduced is not None:
                 return reduced
-        elif type(obj) is RowIndex:
+        return _reducer_override(self, obj)
+
+    def _reduce(self, obj: Any, kind: type) -> Any:
+        if kind in _ARRAY_TYPES and not obj.dtype.hasobject and obj.nbytes:
+            return self.reduce_array(obj)
+        if kind is RowIndex:
             return self.reduce_index(obj.runs, obj.n_rows)
-        elif type(obj) is InLayout:
+        if kind is InLayout:
             return self.reduce_in_layout(obj)
-        elif (reduced := self.reduce_container(obj)) is not None:
-            return reduced
-        override = getattr(super(), "reducer_override", None)
-        return NotImplemented if override is None else override(obj)
+        return self.reduce_container(obj)
 
     def reduce_array(self, array: npt.NDArray[Any]) -> Any:
         raise NotImplementedError  # pragma: no cover - abstract
@@ -112,7 +136,7 @@ class _ArrayPickler(_Pickler):  # type: ignore[misc]
 class TaskPickler(_ArrayPickler):
     """Shares the arrays of a task, and keeps the segments that it refers to."""
 
-    def __init__(self, file: io.BytesIO, store: Store, options: Options) -> None:
+    def __init__(self, file: Any, store: Store, options: Options) -> None:
         super().__init__(file)
         self._store = store
         self._options = options
@@ -376,48 +400,156 @@ def _open_writable(
     return np.ndarray.__new__(np.memmap, shape, dtype, data, offset, strides)
 
 
-def dump_task(
-    task: object, store: Store, options: Options
-) -> tuple[bytes, list[Segment]]:
-    """Pickle a task."""
-    file = io.BytesIO()
-    pickler = TaskPickler(file, store, options)
-    pickler.dump(task)
-    return file.getvalue(), pickler.segments
+class TaskPickle:
+    """The pickle of a task; a large one goes away, part by part, while it is sent.
 
-
-class PickledResult(NamedTuple):
-    """A result on its way.
-
-    Attributes
-    ----------
-    stream : bytes or SegmentHandle
-        The pickle, or the file that has it.
-    filled : list of SegmentHandle
-        The files with its buffers.
+    A task may hold a long list of texts. What loky's own pickler makes of its pickle is
+    as large again.
     """
 
-    stream: bytes | SegmentHandle
-    filled: list[SegmentHandle]
+    def __init__(self) -> None:
+        self._small = io.BytesIO()
+        self._blocks: collections.deque[mmap.mmap] = collections.deque()
+        self._n_left = 0  # bytes in the last block
+
+    def write(self, data: Any) -> None:
+        """Append data; called by the pickler."""
+        self._small.write(data)
+        if self._small.tell() >= _BLOCK_BYTES:
+            with self._small.getbuffer() as view:
+                self._fill_blocks(view)
+            self._small = io.BytesIO()
+
+    def _fill_blocks(self, data: memoryview) -> None:
+        while data:
+            if not self._n_left:
+                self._blocks.append(calls.private_block(_BLOCK_BYTES))
+                self._n_left = _BLOCK_BYTES
+                if len(self._blocks) == _TRIM_BLOCKS:
+                    trim_heap()  # of what sending the task before has left there
+            part, data = data[: self._n_left], data[self._n_left :]
+            begin = _BLOCK_BYTES - self._n_left
+            self._blocks[-1][begin : begin + len(part)] = part
+            self._n_left -= len(part)
+
+    def __reduce__(self) -> Any:
+        if not self._blocks:
+            return bytes, (self._small.getvalue(),)
+        with self._small.getbuffer() as view:
+            self._fill_blocks(view)
+        return list, (), None, self._hand_out()
+
+    def _hand_out(self) -> Iterator[pickle.PickleBuffer]:
+        # The pickler remembers all objects, but a buffer can be released nevertheless.
+        # It may have asked for the next one before it pickles one.
+        pending: collections.deque[tuple[Any, ...]] = collections.deque()
+        while self._blocks:
+            block = self._blocks.popleft()
+            n_bytes = _BLOCK_BYTES if self._blocks else _BLOCK_BYTES - self._n_left
+            view = memoryview(block)[:n_bytes].toreadonly()
+            buffer = pickle.PickleBuffer(view)
+            pending.append((buffer, view, block))
+            yield buffer
+            if len(pending) > 1:
+                self._free(*pending.popleft())
+        while pending:
+            self._free(*pending.popleft())
+
+    @staticmethod
+    def _free(buffer: pickle.PickleBuffer, view: memoryview, block: mmap.mmap) -> None:
+        buffer.release()
+        view.release()
+        block.close()
+
+
+class _PartsReader:
+    """Reads the parts of a pickle, and lets go of each that was read."""
+
+    def __init__(self, parts: list[bytes]) -> None:
+        self._parts = collections.deque(parts)
+        parts.clear()
+        self._place = 0
+
+    def read(self, n_bytes: int) -> bytes:
+        """Read so many bytes; called by the unpickler."""
+        found = []
+        while n_bytes and self._parts:
+            part = self._parts[0]
+            data = part[self._place : self._place + n_bytes]
+            found.append(data)
+            n_bytes -= len(data)
+            self._place += len(data)
+            if self._place == len(part):
+                self._parts.popleft()
+                self._place = 0
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    def readline(self) -> bytes:
+        """Read a line, which only old protocols have."""
+        line: list[bytes] = []
+        while not line or line[-1] not in (b"", b"\n"):
+            line.append(self.read(1))
+        return b"".join(line)
+
+
+def dump_task(
+    task: object, store: Store, options: Options
+) -> tuple[TaskPickle, list[Segment]]:
+    """Pickle a task."""
+    file = TaskPickle()
+    pickler = TaskPickler(file, store, options)
+    pickler.dump(task)
+    return file, pickler.segments
+
+
+def load_task(payload: bytes | list[bytes]) -> Any:
+    """Unpickle a task, and let go of its pickle meanwhile if it has several parts."""
+    if isinstance(payload, bytes):
+        return pickle.loads(payload)
+    return pickle.Unpickler(_PartsReader(payload)).load()
+
+
+# Stands for a result: what it consists of (see `_is_plain`), or its pickle, or the file
+# that has its pickle; and the files that have its buffers.
+PickledResult = tuple[tuple[Any] | bytes | SegmentHandle, list[SegmentHandle]]
+
+_PLAIN_TYPES = frozenset({bool, int, float, complex, type(None), np.float64, np.int64})
+_MOST_PLAIN_ITEMS = 50
+_MOST_PLAIN_CHARACTERS = 10_000
 
 
 def dump_result(result: object, writer: ResultWriter) -> PickledResult:
-    """Pickle a result in a worker."""
+    """Pickle a result in a worker; small ones are left to loky."""
+    if _is_plain(result):
+        return (result,), []
     with contextlib.closing(_ResultStream(writer)) as stream:
         buffers = _Buffers(writer)
         _ResultPickler(stream, buffers).dump(result)
-        return PickledResult(stream.content(), buffers.filled)
+        return stream.content(), buffers.filled
 
 
-def load_task(payload: bytes) -> Any:
-    """Unpickle a task."""
-    return pickle.loads(payload)
+def _is_plain(value: object, depth: int = 4) -> bool:
+    """Return whether a result needs no pickler of ours."""
+    kind = type(value)
+    if kind in _PLAIN_TYPES:
+        return True
+    if kind is str or kind is bytes:
+        return len(value) < _MOST_PLAIN_CHARACTERS  # type: ignore[arg-type]
+    if kind is dict:
+        value = [*value, *value.values()]  # type: ignore[misc, attr-defined]
+    elif kind is not list and kind is not tuple:
+        return False
+    if depth == 0 or len(value) > _MOST_PLAIN_ITEMS:  # type: ignore[arg-type]
+        return False
+    return all(_is_plain(item, depth - 1) for item in value)  # type: ignore[attr-defined]
 
 
 def load_result(pickled: PickledResult) -> Any:
     """Unpickle a result in the parent."""
-    stream: bytes | SegmentHandle | memoryview
-    stream, filled = pickled
-    if isinstance(stream, SegmentHandle):
-        stream = read_file(stream, can_keep=False).data
-    return pickle.loads(stream, buffers=map(read_file, filled))
+    content, filled = pickled
+    if isinstance(content, tuple):
+        return content[0]
+    if isinstance(content, bytes):
+        return pickle.loads(content, buffers=map(read_file, filled))
+    with read_file(content, can_keep=False).data as stream:
+        return pickle.loads(stream, buffers=map(read_file, filled))

@@ -47,6 +47,7 @@ from skl_mmap.memory._result_files import (
     OpenFile,
     ResultFiles,
     ResultWriter,
+    Ticket,
     read_file,
 )
 from skl_mmap.memory._runs import (
@@ -101,6 +102,7 @@ __all__ = [
     "Settings",
     "SharedArray",
     "Store",
+    "Ticket",
     "WrittenArray",
     "adopt",
     "byte_bounds",

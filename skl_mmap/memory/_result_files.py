@@ -22,6 +22,7 @@ import contextlib
 import dataclasses
 import enum
 import functools
+import math
 import os
 import pickle
 import threading
@@ -66,6 +67,11 @@ _kept_files: weakref.WeakSet[Segment] = weakref.WeakSet()
 _mappings: weakref.WeakSet[Mapping] = weakref.WeakSet()
 
 
+# What a worker has to know: the size from which on arrays are written, and the handles
+# of the files, pickled. Most tasks have no use for them.
+Ticket = tuple[int, bytes] | None
+
+
 class Hindrance(enum.Enum):
     """Why large arrays of results were pickled, as the report says it."""
 
@@ -81,7 +87,7 @@ class Hindrance(enum.Enum):
 
     def tell(self) -> None:
         """Tell whoever measures."""
-        note(f"large arrays of results were pickled and sent: {self.value}")
+        note(f"large arrays of results are pickled and sent: {self.value}")
 
 
 class ResultFiles:
@@ -89,17 +95,17 @@ class ResultFiles:
 
     Attributes
     ----------
-    ticket : bytes
-        What the worker has to know: for `ResultWriter`.
+    ticket : Ticket
+        For `ResultWriter`; None if there are no files.
     """
 
     def __init__(self) -> None:
         self._segments: list[Segment] = []
-        self.ticket = b""
+        self.ticket: Ticket = None
 
     def fill_up(self, n_files: int, min_bytes: int) -> None:
         """Make files until there are so many, or no more can be opened."""
-        if len(self._segments) >= n_files:
+        if len(self._segments) >= n_files and self.ticket is not None:
             return
         with contextlib.suppress(OSError):  # no descriptors left
             while len(self._segments) < n_files:
@@ -107,13 +113,13 @@ class ResultFiles:
                 _open_files.add(segment)
                 self._segments.append(segment)
         handles = [segment.handle() for segment in self._segments]
-        self.ticket = pickle.dumps((min_bytes, handles))
+        self.ticket = (min_bytes, pickle.dumps(handles)) if handles else None
 
     def drop(self, n_files: int) -> None:
         """Let go of the first files, which were written to."""
         if n_files:
             del self._segments[:n_files]
-            self.ticket = b""
+            self.ticket = None
 
 
 class FilePool:
@@ -151,7 +157,9 @@ class FilePool:
             n_left = self._most - len(_open_files)
             n_files = min(_MOST_FILES, -(-n_left // _SHARE_OF_LEFT))
             files.fill_up(n_files, self._min_bytes)
-            return files
+        if files.ticket is None:
+            Hindrance.NO_FILES.tell()
+        return files
 
     def give_back(self, files: ResultFiles, n_used: int) -> None:
         """Take files back, of which the first were written to."""
@@ -172,27 +180,38 @@ class ResultWriter:
 
     Parameters
     ----------
-    ticket : bytes
-        From the parent; empty if there are no files.
+    ticket : Ticket
+        From the parent.
 
     Attributes
     ----------
     n_used : int
         How many files may have been written to: the first ones.
+    n_bytes : int
+        How much that was, at least.
     hindrance : Hindrance or None
         Why something had to be pickled.
     """
 
-    def __init__(self, ticket: bytes) -> None:
-        self._min_bytes, handles = pickle.loads(ticket) if ticket else (0, [])
-        self._handles: list[SegmentHandle] = handles
+    def __init__(self, ticket: Ticket) -> None:
+        self._min_bytes: float = math.inf
+        self._packed_handles = b""
+        if ticket is not None:
+            self._min_bytes, self._packed_handles = ticket
         self._left_bytes: float | None = None
-        self.n_used = 0
+        self.n_used = self.n_bytes = 0
         self.hindrance: Hindrance | None = None
 
     def is_for(self, n_bytes: int) -> bool:
         """Return whether data of this size should be written rather than pickled."""
-        return bool(self._handles) and n_bytes >= self._min_bytes
+        return n_bytes >= self._min_bytes
+
+    @functools.cached_property
+    def _handles(self) -> list[SegmentHandle]:
+        if not self._packed_handles:
+            return []
+        handles: list[SegmentHandle] = pickle.loads(self._packed_handles)
+        return handles
 
     def open(self, n_bytes: int, *, n_spare: int = 0) -> OpenFile | None:
         """Open the next file.
@@ -210,7 +229,7 @@ class ResultWriter:
             None if there is no file or no memory left.
         """
         n_left = len(self._handles) - self.n_used
-        if n_left <= min(n_spare, max(len(self._handles) - 1, 0)):
+        if n_left == 0 or (n_left <= n_spare and self.n_used):
             self.hindrance = Hindrance.NO_FILES
             return None
         if not self.reserve(n_bytes):
@@ -231,6 +250,7 @@ class ResultWriter:
             self.hindrance = Hindrance.NO_MEMORY
             return False
         self._left_bytes -= n_bytes
+        self.n_bytes += n_bytes
         return True
 
     def write(self, data: memoryview) -> SegmentHandle | None:

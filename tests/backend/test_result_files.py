@@ -26,7 +26,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsRegressor
 
 from skl_mmap._linux import proc
-from skl_mmap.backend._pickling import PickledResult, dump_result, load_result
+from skl_mmap.backend._pickling import dump_result, load_result
 from skl_mmap.memory import FilePool, ResultWriter
 from tests import strategies
 from tests.backend.common import (
@@ -71,7 +71,7 @@ def through_files(value: object, min_bytes: int = 1) -> Any:
     assert pool is not None
     files = pool.take()
     pickled = dump_result(value, ResultWriter(files.ticket))
-    return load_result(PickledResult(*through_loky(tuple(pickled))))
+    return load_result(through_loky(pickled))
 
 
 def bits_of(array: Array) -> Any:
@@ -327,7 +327,7 @@ def test_worker_lets_go_of_a_result_at_once() -> None:
     try:
         holder = Holder(array=np.ones(10_000))
         reference = weakref.ref(holder)
-        dump_result([holder], ResultWriter(b""))
+        dump_result([holder], ResultWriter(None))
         del holder
         assert reference() is None
     finally:
@@ -391,7 +391,7 @@ def test_long_pickles_travel_in_a_file(segments: SegmentWatch) -> None:
     files = pool.take()
     writer = ResultWriter(files.ticket)
     pickled = dump_result(make_long_text(20_000), writer)
-    assert not isinstance(pickled.stream, bytes)
+    assert not isinstance(pickled[0], bytes)
     assert load_result(pickled) == make_long_text(20_000)
     del files, pickled
     pool.close()
@@ -415,12 +415,33 @@ def test_long_pickles_for_which_memory_runs_out_stay_where_they_are(
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", fail)
         pickled = dump_result(make_long_text(40_000), ResultWriter(files.ticket))
-    assert isinstance(pickled.stream, bytes)
+    assert isinstance(pickled[0], bytes)
     assert load_result(pickled) == make_long_text(40_000)
 
 
 def fail_after_writing(X: Array) -> Any:
     return [X + 1, lambda: io.BytesIO(), Unpicklable()]
+
+
+PLAIN_RESULTS = [
+    *(None, 1, 1.5, 2 + 1j, True, "text", b"bytes", np.float64(3), np.int64(4)),
+    *([], [1.0, [2.0, (3, {"a": [1]})]], {"test_score": 0.5, "fit_time": 1.0}),
+    *(["x" * 20_000], [0] * 1000, [[[[[[1]]]]]], {1: np.float32(2)}, {"s": {1, 2}}),
+]
+
+
+@pytest.mark.parametrize("value", PLAIN_RESULTS, ids=lambda value: repr(value)[:20])
+def test_small_results_of_all_kinds_come_back(value: Any) -> None:
+    writer = ResultWriter(None)
+    found = load_result(through_loky(dump_result(value, writer)))
+    check_same(found, through_loky(value))
+
+
+def test_lists_that_hold_themselves_come_back() -> None:
+    knot: list[Any] = [1]
+    knot.append(knot)
+    found = load_result(through_loky(dump_result(knot, ResultWriter(None))))
+    assert found[1] is found
 
 
 class Unpicklable:
