@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from scenarios import endings, memory, models, stacks, times
+from scenarios import endings, memory, models, results, stacks, times
 from scenarios.rows import Row, Settings
 
 __all__ = ["SCENARIOS", "Row", "Settings"]
@@ -27,6 +27,10 @@ SCENARIOS: dict[str, Callable[[Settings], Iterator[Row]]] = {
         times.wall,
         times.hold,
         times.share_speed,
+        results.large_results,
+        results.predictions,
+        results.texts,
+        results.tiny_tasks,
         endings.leaks,
         endings.sigkill,
     )
