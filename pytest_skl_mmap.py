@@ -113,7 +113,7 @@ def _find_limit(item: pytest.Item, limit: Any, X: Any) -> tuple[int, int | None]
 
 def _size_of(item: pytest.Item, X: Any) -> int:
     """Return the size of an array, or of what a fixture of the test has returned."""
-    from skl_mmap.estimators import count_bytes
+    from skl_mmap.containers import count_bytes
 
     name = "X"
     if isinstance(X, str):

@@ -169,7 +169,7 @@ TESTED_PARTS = {
         "report": "findings picture",
     },
     "there is a table or a language in it, and tests go through its cases": {
-        "backend": "observation",
+        "backend": "observation pickling",
         "copies": "known_layouts",
         "estimators": "fit_inputs",
         "containers": "pandas polars",
@@ -179,8 +179,8 @@ TESTED_PARTS = {
     },
     "sizes are made small, or the kernel is made to refuse": {
         "backend": "forking",
-        "memory": "adoption conversion filling mapping plan runs segment store views "
-        "windows",
+        "memory": "adoption conversion filling mapping plan result_files runs segment "
+        "store views windows",
         "files": "columns csv load npy typed",
         "orders": "page_order",
     },

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from scenarios import endings, memory, models, stacks, times, views, workers
+from scenarios import (
+    endings,
+    memory,
+    models,
+    results,
+    stacks,
+    times,
+    views,
+    workers,
+)
 from scenarios.rows import Row, Settings
 
 __all__ = ["SCENARIOS", "Row", "Settings"]
@@ -27,6 +36,10 @@ SCENARIOS: dict[str, Callable[[Settings], Iterator[Row]]] = {
         times.wall,
         times.hold,
         times.share_speed,
+        results.large_results,
+        results.predictions,
+        results.texts,
+        results.tiny_tasks,
         views.parts,
         workers.worker_memory,
         workers.worker_tree,

@@ -92,6 +92,16 @@ def map_file(
         raise _os_error("mapping", n_bytes)
 
 
+def private_block(n_bytes: int) -> mmap.mmap:
+    """Return private memory that goes back to the system as soon as it is closed.
+
+    What the C library frees may stay in its heap.
+    """
+    if not hasattr(mmap, "MAP_ANONYMOUS"):  # on Windows
+        return mmap.mmap(-1, n_bytes)
+    return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 def protect(address: int, n_bytes: int, *, writable: bool) -> None:
     """Make pages readable, and writable if asked."""
     if _libc().mprotect(address, n_bytes, _protection(writable=writable)):

@@ -24,6 +24,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 _PORTABLE_VARIABLE = "SKL_MMAP_PORTABLE"
 _MAX_RANGES = 1 << 16  # the kernel's default
+_MAX_FILES = 1 << 20  # the kernel's own limit, where there is no other one
 
 # /proc/PID/pagemap: one 64-bit word per page. All that matters is in its highest byte.
 _PAGEMAP_CHUNK_PAGES = 1 << 13
@@ -114,6 +115,27 @@ def max_ranges() -> int:
         return int(read_file("/proc/sys/vm/max_map_count"))
     except (OSError, ValueError):
         return _MAX_RANGES
+
+
+def is_overcommit_strict() -> bool:
+    """Return whether the kernel commits no more memory than it has, swap included.
+
+    Private pages that may be written to are then charged before they exist.
+    """
+    try:
+        return read_file("/proc/sys/vm/overcommit_memory").strip() == b"2"
+    except OSError:
+        return False
+
+
+def max_open_files() -> int:
+    """Return how many files this process may have open; see ``man 2 getrlimit``."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return _MAX_FILES
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MAX_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 def memory_devices() -> frozenset[int]:

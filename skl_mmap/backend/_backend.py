@@ -22,7 +22,7 @@ from skl_mmap.backend._indices import compact_waiting
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._pool import get_executor, submit, why_spawned
 from skl_mmap.backend._task import Task, unpack
-from skl_mmap.memory import Store
+from skl_mmap.memory import FilePool, Store
 from skl_mmap.monitor import is_measuring, note, publish
 
 
@@ -122,6 +122,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         )
         self._call_options = self._options
         self._store: Store | None = None
+        self._files: FilePool | None = None
         self._workers: Any = None
         self.parallel: Any = None
         self._watch: CallWatch | None = None
@@ -177,6 +178,8 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             self._store = Store(placement, settings, can_adopt=can_adopt)
         else:
             store.next_call()
+        self._close_files()
+        self._files = FilePool.for_call(options.min_bytes)
         self._watch = None
         if is_measuring() and self.parallel is not None:
             self._watch = CallWatch(
@@ -192,6 +195,13 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             self._watch = None
             if reason := why_spawned(self._call_options):
                 note(f"Workers were spawned, and not forked, since {reason}.")
+        self._close_files()
+
+    def _close_files(self) -> None:
+        """Let go of the files for results that no task has."""
+        if self._files is not None:
+            self._files.close()
+            self._files = None
 
     def submit(self, func: Any, callback: Callable[[Any], None] | None = None) -> Any:
         """Send a batch of tasks to the workers."""
@@ -199,7 +209,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             self.start_call()
         options = self._call_options
         freed_bytes = compact_waiting(self.parallel, options)
-        task = Task(func, self._store, options, freed_bytes)
+        task = Task(func, self._store, options, freed_bytes, self._files)
         if self._watch is not None:  # index arrays are runs by now
             self._watch.see(task.batch)
         future = submit(self._workers, task)
@@ -225,6 +235,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     def terminate(self) -> None:
         """End a call; the workers stay warm for the next one."""
         self._workers = None
+        self._close_files()
         # Parallel refers to the backend: a cycle would keep what is shared alive
         # until the garbage collector finds it.
         self.parallel = None
@@ -233,6 +244,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Kill the workers, and start new ones if more calls are to come."""
         self._store = None
+        self._close_files()
         self._workers.shutdown(kill_workers=True)
         self._workers = None
         if ensure_ready:

@@ -19,6 +19,7 @@ from skl_mmap._compat import tasks_of
 from skl_mmap.backend._layouts import find_saved_conversion
 from skl_mmap.backend._observation import label_task
 from skl_mmap.backend._options import Options
+from skl_mmap.containers import count_bytes
 from skl_mmap.memory import count_runs, index_of_runs
 from skl_mmap.monitor import CallRecord
 
@@ -42,6 +43,8 @@ class CallWatch:
         self._folds = _Folds()
         self._has_target = self._is_classifier = self._can_reorder = False
         self._conversions: dict[str, str] = {}
+        self._input_bytes: int | None = None
+        self._input_id = 0
 
     def see(self, batch: Any) -> None:
         """Look at a batch: joblib's ``BatchedCalls``; anything else tells nothing."""
@@ -56,7 +59,9 @@ class CallWatch:
         signature = inspect.signature(inspect.unwrap(function))
         arguments = signature.bind_partial(*args, **kwargs).arguments
         train, test = arguments.get("train"), arguments.get("test")
-        shape = getattr(arguments.get("X"), "shape", None)
+        X = arguments.get("X")
+        self._see_input(X)
+        shape = getattr(X, "shape", None)
         if arguments.get("y") is not None:
             self._has_target = True
         if train is not None or hasattr(arguments.get("cv"), "split"):
@@ -67,6 +72,15 @@ class CallWatch:
         if name and name not in self._conversions:
             self._conversions[name] = ""
             self._see_estimator(name, item, arguments.get("estimator"))
+
+    def _see_input(self, X: Any) -> None:
+        """Take down the size of X, once: that of a list of texts takes a while."""
+        if X is None or id(X) == self._input_id:
+            return
+        self._input_id = id(X)
+        n_bytes = count_bytes(X)
+        if n_bytes is not None:
+            self._input_bytes = max(n_bytes, self._input_bytes or 0)
 
     def _see_estimator(self, name: str, item: Any, estimator: Any) -> None:
         from sklearn.base import is_classifier
@@ -104,6 +118,7 @@ class CallWatch:
             is_classifier=self._is_classifier,
             can_reorder=self._can_reorder,
             conversions={k: v for k, v in self._conversions.items() if v},
+            input_bytes=self._input_bytes,
         )
 
 

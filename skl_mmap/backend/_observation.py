@@ -27,8 +27,7 @@ class Observation:
     # Private memory of this process when the heap was last given back.
     _lean_bytes = 0
 
-    def __init__(self, is_measured: bool, *, names_sites: bool = False) -> None:
-        self._is_measured = is_measured
+    def __init__(self, *, names_sites: bool = False) -> None:
         self._sites = CopySites() if names_sites else None
         self._seconds = 0.0
         self._before: OwnMemory | None = None
@@ -39,7 +38,7 @@ class Observation:
     def running(self) -> Iterator[None]:
         """Watch a block: from unpickling a batch to letting go of it."""
         counters.take()
-        counters.is_watching_pages = self._is_measured
+        counters.is_watching_pages = True
         self._begin()
         begin = time.perf_counter()
         try:
@@ -57,9 +56,12 @@ class Observation:
             Observation._is_warm = True
             self._begin()
 
+    @classmethod
+    def pass_over(cls) -> None:
+        """Let a batch run that nobody wants to know about."""
+        cls._is_warm = True
+
     def _begin(self) -> None:
-        if not self._is_measured:
-            return
         if own_memory().anonymous_bytes > Observation._lean_bytes + _MAX_HEAP_BYTES:
             trim_heap()
             Observation._lean_bytes = own_memory().anonymous_bytes
@@ -78,7 +80,7 @@ class Observation:
             attached_bytes=attached_bytes,
             copy_reasons={cause.key: n for cause, n in cost.copied.items()},
             peak_private_bytes=self._peak_private_bytes,
-            dirtied_bytes=dirtied_bytes if self._is_measured else None,
+            dirtied_bytes=dirtied_bytes,
             label=self._label,
             copy_sites={} if self._sites is None else self._sites.largest,
         )

@@ -1,18 +1,29 @@
-"""Pickling of tasks and results, with handles in place of large arrays."""
+"""Pickling of tasks and results, with handles in place of large arrays.
+
+Arrays of a task are shared, and what is pickled are their handles. Arrays of a result
+that still are what was shared go back in the same way. All other large ones are written
+by the worker to files of the parent, as out-of-band buffers of pickle protocol 5: each
+class decides by itself what it looks like on the other side, as without files.
+"""
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import copyreg
 import dataclasses
 import functools
 import io
+import mmap
 import pickle
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from loky.backend.reduction import get_loky_pickler
 
+from skl_mmap._linux import calls
 from skl_mmap.backend._indices import RowIndex
 from skl_mmap.backend._layouts import InLayout, name_conversion
 from skl_mmap.backend._object_arrays import rebuild_objects, share_objects
@@ -24,47 +35,90 @@ from skl_mmap.memory import (
     Conversion,
     IndexHandle,
     LossyConversionError,
+    OpenFile,
+    ResultWriter,
     Runs,
     Segment,
+    SegmentHandle,
     SharedArray,
     Store,
     Windows,
     describe,
     index_runs,
+    read_file,
     rebuild_array,
     rebuild_index,
     rebuild_plain,
+    stored_order,
+    trim_heap,
     writable_memmap_of,
 )
 from skl_mmap.monitor import note
 
 # Other subclasses (matrices, masked arrays, records) know best how to be pickled.
 _ARRAY_TYPES = frozenset({np.ndarray, np.memmap, SharedArray})
+_OWN_TYPES = _ARRAY_TYPES | {RowIndex, InLayout}
 
 # cloudpickle, with loky's reducers for sockets, locks and bound methods.
 _LokyPickler: Any = get_loky_pickler()
+# Its base class takes a callback for buffers, which it does not.
+_Pickler: Any = _LokyPickler.__base__
+
+
+def _leave_it(_pickler: object, _obj: object) -> Any:
+    return NotImplemented
+
+
+_reducer_override = getattr(_Pickler, "reducer_override", _leave_it)
+
+
+# A large pickle of a task is sent in parts of this size.
+_BLOCK_BYTES = 1 << 20
+_TRIM_BLOCKS = 4
 
 
 class SharingError(Exception):
     """Carries an error of ours through the pickler, apart from the task's own."""
 
 
-class _ArrayPickler(_LokyPickler):  # type: ignore[misc]
+class _ArrayPickler(_Pickler):  # type: ignore[misc]
     """Asks about every array, at whatever depth, before it is pickled."""
 
+    # loky's own makes one for each pickler, which takes 9 microseconds.
+    dispatch_table: ClassVar[dict[type, Any]] = {}
+    _registered: ClassVar[dict[type, Any]] = {}
+    # Kinds of input that `reduce_container` is asked about.
+    _containers: Mapping[type, Any] = {}
+
+    def __init__(
+        self, file: Any, buffer_callback: Callable[[Any], object] | None = None
+    ) -> None:
+        if _ArrayPickler._registered != copyreg.dispatch_table:
+            registered = dict(copyreg.dispatch_table)
+            _ArrayPickler.dispatch_table = _LokyPickler(io.BytesIO()).dispatch_table
+            _ArrayPickler._registered = registered
+        # The constructor takes the table from the class.
+        super().__init__(
+            file, protocol=pickle.HIGHEST_PROTOCOL, buffer_callback=buffer_callback
+        )
+
     def reducer_override(self, obj: Any) -> Any:
-        if type(obj) in _ARRAY_TYPES and not obj.dtype.hasobject and obj.nbytes:
-            reduced = self.reduce_array(obj)
+        # Called for every function, class and instance: most are none of these.
+        kind = type(obj)
+        if kind in _OWN_TYPES or kind in self._containers:
+            reduced = self._reduce(obj, kind)
             if reduced is not None:
                 return reduced
-        elif type(obj) is RowIndex:
+        return _reducer_override(self, obj)
+
+    def _reduce(self, obj: Any, kind: type) -> Any:
+        if kind in _ARRAY_TYPES and not obj.dtype.hasobject and obj.nbytes:
+            return self.reduce_array(obj)
+        if kind is RowIndex:
             return self.reduce_index(obj.runs, obj.n_rows)
-        elif type(obj) is InLayout:
+        if kind is InLayout:
             return self.reduce_in_layout(obj)
-        elif (reduced := self.reduce_container(obj)) is not None:
-            return reduced
-        override = getattr(super(), "reducer_override", None)
-        return NotImplemented if override is None else override(obj)
+        return self.reduce_container(obj)
 
     def reduce_array(self, array: npt.NDArray[Any]) -> Any:
         raise NotImplementedError  # pragma: no cover - abstract
@@ -83,8 +137,8 @@ class _ArrayPickler(_LokyPickler):  # type: ignore[misc]
 class TaskPickler(_ArrayPickler):
     """Shares the arrays of a task, and keeps the segments that it refers to."""
 
-    def __init__(self, file: io.BytesIO, store: Store, options: Options) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+    def __init__(self, file: Any, store: Store, options: Options) -> None:
+        super().__init__(file)
         self._store = store
         self._options = options
         self._containers = known_containers() if options.min_bytes is not None else {}
@@ -183,11 +237,139 @@ class TaskPickler(_ArrayPickler):
 
 
 class _ResultPickler(_ArrayPickler):
-    """Sends arrays that still are what was shared back as handles."""
+    """Sends arrays that still are what was shared back as handles, and writes others.
+
+    Parameters
+    ----------
+    stream : _ResultStream
+        Where the pickle goes.
+    buffers : _Buffers
+        Where large buffers go.
+    """
+
+    def __init__(self, stream: _ResultStream, buffers: _Buffers) -> None:
+        super().__init__(stream, buffers.must_be_pickled)
+        self._buffers = buffers
 
     def reduce_array(self, array: npt.NDArray[Any]) -> Any:
         described = describe(array)
-        return None if described is None else (rebuild_plain, (described[0],))
+        if described is not None:
+            return rebuild_plain, (described[0],)
+        # Memmaps have their own way, and NumPy swaps bytes when it reads others.
+        is_usual = not isinstance(array, np.memmap) and array.dtype.isnative
+        if is_usual and self._buffers.are_for(array.nbytes) and not _is_buffer(array):
+            return _reduce_to_buffer(np.asarray(array))
+        return None
+
+
+class _Buffers:
+    """Writes large buffers of a result to files.
+
+    Apart from the pickler, which would refer to itself otherwise, and so would keep the
+    result alive until the garbage collector finds it.
+
+    Attributes
+    ----------
+    filled : list of SegmentHandle
+        The files with the buffers that are not in the pickle, in order.
+    """
+
+    def __init__(self, writer: ResultWriter) -> None:
+        self._writer = writer
+        self.are_for = writer.is_for
+        self.filled: list[SegmentHandle] = []
+
+    def must_be_pickled(self, buffer: pickle.PickleBuffer) -> bool:
+        """Write a buffer to a file; True if that is not possible."""
+        try:
+            data = buffer.raw()
+        except BufferError:  # not contiguous, of which pickle makes an error
+            return True
+        with data:
+            is_large = self._writer.is_for(data.nbytes)
+            handle = self._writer.write(data) if is_large else None
+        if handle is not None:
+            self.filled.append(handle)
+        return handle is None
+
+
+def _is_buffer(array: npt.NDArray[Any]) -> bool:
+    """Return whether an array pickles itself as a buffer, without a copy.
+
+    Others, with gaps between their elements or of a dtype that the buffer protocol does
+    not know, would put a copy of their bytes into the pickle.
+    """
+    try:
+        array.data.release()
+    except (ValueError, BufferError):  # dates
+        return False
+    # From version 2.3 on, NumPy knows more orders than C and Fortran.
+    axes = np.argsort([-abs(stride) for stride in array.strides], kind="stable")
+    return array.flags.forc or array.transpose(axes).flags.c_contiguous
+
+
+def _reduce_to_buffer(array: npt.NDArray[Any]) -> Any:
+    """Reduce an array to a buffer and its looks, in the order that NumPy chooses."""
+    order = stored_order(array)
+    flat = np.ravel(array, order=order)  # type: ignore[call-overload]
+    if not flat.flags.writeable:
+        flat = flat.copy()  # NumPy makes it writable if it pickles its bytes
+    buffer = pickle.PickleBuffer(flat.view(np.uint8))
+    return _rebuild_from_buffer, (buffer, array.dtype, array.shape, order)
+
+
+def _rebuild_from_buffer(
+    buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any
+) -> npt.NDArray[Any]:
+    return np.ndarray(shape, dtype, buffer, order=order)
+
+
+class _ResultStream:
+    """Takes the pickle of a result: into memory, or into a file once it is large."""
+
+    def __init__(self, writer: ResultWriter) -> None:
+        self._writer = writer
+        self._memory = io.BytesIO()
+        self._file: OpenFile | None = None
+        self._can_move = True
+
+    def write(self, data: Any) -> None:
+        """Append data; called by the pickler."""
+        if self._file is not None:
+            data = memoryview(data)
+            if self._writer.reserve(data.nbytes) and self._file.append(data):
+                return
+            self._move_back()
+        self._memory.write(data)
+        if self._can_move and self._writer.is_for(self._memory.tell()):
+            self._move()
+
+    def _move(self) -> None:
+        self._can_move = False
+        self._file = self._writer.open(self._memory.tell())
+        if self._file is not None:
+            with self._memory.getbuffer() as data:
+                is_written = self._file.append(data)
+            if is_written:
+                self._memory = io.BytesIO()
+            else:
+                self.close()
+
+    def _move_back(self) -> None:
+        """Go on in memory, for want of room in the file."""
+        assert self._file is not None
+        self._memory.write(self._file.take_back())
+        self.close()
+
+    def content(self) -> bytes | SegmentHandle:
+        """Return what was written, or the file that has it."""
+        return self._memory.getvalue() if self._file is None else self._file.handle
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _as_it_is(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -221,24 +403,157 @@ def _open_writable(
     return np.ndarray.__new__(np.memmap, shape, dtype, data, offset, strides)
 
 
+class TaskPickle:
+    """The pickle of a task; a large one goes away, part by part, while it is sent.
+
+    A task may hold a long list of texts. What loky's own pickler makes of its pickle is
+    as large again.
+    """
+
+    def __init__(self) -> None:
+        self._small = io.BytesIO()
+        self._blocks: collections.deque[mmap.mmap] = collections.deque()
+        self._n_left = 0  # bytes in the last block
+
+    def write(self, data: Any) -> None:
+        """Append data; called by the pickler."""
+        self._small.write(data)
+        if self._small.tell() >= _BLOCK_BYTES:
+            with self._small.getbuffer() as view:
+                self._fill_blocks(view)
+            self._small = io.BytesIO()
+
+    def _fill_blocks(self, data: memoryview) -> None:
+        while data:
+            if not self._n_left:
+                self._blocks.append(calls.private_block(_BLOCK_BYTES))
+                self._n_left = _BLOCK_BYTES
+                if len(self._blocks) == _TRIM_BLOCKS:
+                    trim_heap()  # of what sending the task before has left there
+            part, data = data[: self._n_left], data[self._n_left :]
+            begin = _BLOCK_BYTES - self._n_left
+            self._blocks[-1][begin : begin + len(part)] = part
+            self._n_left -= len(part)
+
+    def __reduce__(self) -> Any:
+        if not self._blocks:
+            return bytes, (self._small.getvalue(),)
+        with self._small.getbuffer() as view:
+            self._fill_blocks(view)
+        return list, (), None, self._hand_out()
+
+    def _hand_out(self) -> Iterator[pickle.PickleBuffer]:
+        # The pickler remembers all objects, but a buffer can be released nevertheless.
+        # It may have asked for the next one before it pickles one.
+        pending: collections.deque[tuple[Any, ...]] = collections.deque()
+        while self._blocks:
+            block = self._blocks.popleft()
+            n_bytes = _BLOCK_BYTES if self._blocks else _BLOCK_BYTES - self._n_left
+            view = memoryview(block)[:n_bytes].toreadonly()
+            buffer = pickle.PickleBuffer(view)
+            pending.append((buffer, view, block))
+            yield buffer
+            if len(pending) > 1:
+                self._free(*pending.popleft())
+        while pending:
+            self._free(*pending.popleft())
+
+    @staticmethod
+    def _free(buffer: pickle.PickleBuffer, view: memoryview, block: mmap.mmap) -> None:
+        buffer.release()
+        view.release()
+        block.close()
+
+
+class _PartsReader:
+    """Reads the parts of a pickle, and lets go of each that was read."""
+
+    def __init__(self, parts: list[bytes]) -> None:
+        self._parts = collections.deque(parts)
+        parts.clear()
+        self._place = 0
+
+    def read(self, n_bytes: int) -> bytes:
+        """Read so many bytes; called by the unpickler."""
+        found = []
+        while n_bytes and self._parts:
+            part = self._parts[0]
+            data = part[self._place : self._place + n_bytes]
+            found.append(data)
+            n_bytes -= len(data)
+            self._place += len(data)
+            if self._place == len(part):
+                self._parts.popleft()
+                self._place = 0
+        return found[0] if len(found) == 1 else b"".join(found)
+
+    def readline(self) -> bytes:
+        """Read a line, which only old protocols have."""
+        line: list[bytes] = []
+        while not line or line[-1] not in (b"", b"\n"):
+            line.append(self.read(1))
+        return b"".join(line)
+
+
 def dump_task(
     task: object, store: Store, options: Options
-) -> tuple[bytes, list[Segment]]:
+) -> tuple[TaskPickle, list[Segment]]:
     """Pickle a task."""
     store.next_task()
-    file = io.BytesIO()
+    file = TaskPickle()
     pickler = TaskPickler(file, store, options)
     pickler.dump(task)
-    return file.getvalue(), pickler.segments
+    return file, pickler.segments
 
 
-def dump_result(result: object) -> bytes:
-    """Pickle a result in a worker."""
-    file = io.BytesIO()
-    _ResultPickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(result)
-    return file.getvalue()
+def load_task(payload: bytes | list[bytes]) -> Any:
+    """Unpickle a task, and let go of its pickle meanwhile if it has several parts."""
+    if isinstance(payload, bytes):
+        return pickle.loads(payload)
+    return pickle.Unpickler(_PartsReader(payload)).load()
 
 
-def load(payload: bytes) -> Any:
-    """Unpickle a task or a result."""
-    return pickle.loads(payload)
+# Stands for a result: what it consists of (see `_is_plain`), or its pickle, or the file
+# that has its pickle; and the files that have its buffers.
+PickledResult = tuple[tuple[Any] | bytes | SegmentHandle, list[SegmentHandle]]
+
+_PLAIN_TYPES = frozenset({bool, int, float, complex, type(None), np.float64, np.int64})
+_MOST_PLAIN_ITEMS = 50
+_MOST_PLAIN_CHARACTERS = 10_000
+
+
+def dump_result(result: object, writer: ResultWriter) -> PickledResult:
+    """Pickle a result in a worker; small ones are left to loky."""
+    if _is_plain(result):
+        return (result,), []
+    with contextlib.closing(_ResultStream(writer)) as stream:
+        buffers = _Buffers(writer)
+        _ResultPickler(stream, buffers).dump(result)
+        return stream.content(), buffers.filled
+
+
+def _is_plain(value: object, depth: int = 4) -> bool:
+    """Return whether a result needs no pickler of ours."""
+    kind = type(value)
+    if kind in _PLAIN_TYPES:
+        return True
+    if kind is str or kind is bytes:
+        return len(value) < _MOST_PLAIN_CHARACTERS  # type: ignore[arg-type]
+    if kind is dict:
+        value = [*value, *value.values()]  # type: ignore[misc, attr-defined]
+    elif kind is not list and kind is not tuple:
+        return False
+    if depth == 0 or len(value) > _MOST_PLAIN_ITEMS:  # type: ignore[arg-type]
+        return False
+    return all(_is_plain(item, depth - 1) for item in value)  # type: ignore[attr-defined]
+
+
+def load_result(pickled: PickledResult) -> Any:
+    """Unpickle a result in the parent."""
+    content, filled = pickled
+    if isinstance(content, tuple):
+        return content[0]
+    if isinstance(content, bytes):
+        return pickle.loads(content, buffers=map(read_file, filled))
+    with read_file(content, can_keep=False).data as stream:
+        return pickle.loads(stream, buffers=map(read_file, filled))

@@ -6,6 +6,7 @@ from skl_mmap.containers._container import (
     GeometryOf,
     RowSize,
     container_of,
+    count_bytes,
     known_containers,
     register,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "GeometryOf",
     "RowSize",
     "container_of",
+    "count_bytes",
     "count_rows",
     "gather",
     "known_containers",

@@ -153,3 +153,24 @@ def known_containers() -> Mapping[type[Any], Container]:
 def container_of(X: object) -> Container | None:
     """Return the kind of input that something is; None if it is not known."""
     return known_containers().get(type(X))
+
+
+# Of what is not yet an array: numbers will be float64, or int64.
+_NUMBER_BYTES = 8
+
+
+def count_bytes(X: Any) -> int | None:
+    """Return the bytes of an array, a frame, a matrix or a list; None if unknown.
+
+    Of a list, those of what NumPy would make of it; of texts, their characters.
+    """
+    container = container_of(X)
+    if container is not None:
+        return container.n_bytes(X)
+    if isinstance(X, list | tuple):
+        if X and isinstance(X[0], str | bytes):
+            return sum(len(text) for text in X if isinstance(text, str | bytes))
+        is_matrix = bool(X) and isinstance(X[0], list | tuple | np.ndarray)
+        return _NUMBER_BYTES * len(X) * (len(X[0]) if is_matrix else 1)
+    n_bytes = getattr(X, "nbytes", None)
+    return int(n_bytes) if isinstance(n_bytes, int) else None

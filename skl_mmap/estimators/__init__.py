@@ -1,6 +1,5 @@
 """The meta-estimator that shares its inputs and says what a fit has cost."""
 
-from skl_mmap.estimators._fit_inputs import count_bytes
 from skl_mmap.estimators._memmapped import Memmapped
 
-__all__ = ["Memmapped", "count_bytes"]
+__all__ = ["Memmapped"]

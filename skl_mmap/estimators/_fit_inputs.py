@@ -7,15 +7,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from skl_mmap.containers import container_of
 from skl_mmap.files import find_format, load, load_column, open_table
 from skl_mmap.memory import Placement
 
 # The arguments with one value for each sample.
 _VECTORS = ("y", "sample_weight")
-_NUMBER_BYTES = 8
 
 
 def read_arguments(
@@ -73,16 +69,3 @@ def _read_vector(path: str, columns: Any, store: Any) -> Any:
     values = load(path, columns=columns, as_frame=False, store=store)
     # Several columns are several outputs.
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
-
-
-def count_bytes(value: Any) -> int | None:
-    """Return the bytes of an array, a frame or a sparse matrix; None if unknown."""
-    container = container_of(value)
-    if container is not None:
-        return container.n_bytes(value)
-    if isinstance(value, list | tuple):
-        # What numpy would make of it, without making it.
-        is_matrix = bool(value) and isinstance(value[0], list | tuple | np.ndarray)
-        return _NUMBER_BYTES * len(value) * (len(value[0]) if is_matrix else 1)
-    n_bytes = getattr(value, "nbytes", None)
-    return int(n_bytes) if isinstance(n_bytes, int) else None

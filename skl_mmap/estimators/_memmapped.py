@@ -32,7 +32,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from skl_mmap._units import parse_bytes
 from skl_mmap.backend import MmapBackend
-from skl_mmap.estimators._fit_inputs import count_bytes, read_arguments
+from skl_mmap.containers import count_bytes
+from skl_mmap.estimators._fit_inputs import read_arguments
 from skl_mmap.estimators._stacking import fit_stacking, is_stacking
 from skl_mmap.exceptions import CopyError, CopyWarning, InvalidParameterError
 from skl_mmap.memory import Placement

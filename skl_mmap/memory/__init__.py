@@ -6,6 +6,7 @@ from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._adoption import adopt
 from skl_mmap.memory._closing import ClosedAtExit
 from skl_mmap.memory._conversion import Conversion, LossyConversionError
+from skl_mmap.memory._filling import stored_order
 from skl_mmap.memory._handles import (
     ArrayHandle,
     IndexHandle,
@@ -40,6 +41,15 @@ from skl_mmap.memory._plan import (
 )
 from skl_mmap.memory._reasons import Cause, Reason, Remedy
 from skl_mmap.memory._result_buffer import ResultBuffer, ResultSlot, WrittenArray
+from skl_mmap.memory._result_files import (
+    FilePool,
+    Hindrance,
+    OpenFile,
+    ResultFiles,
+    ResultWriter,
+    Ticket,
+    read_file,
+)
 from skl_mmap.memory._runs import (
     Runs,
     count_runs,
@@ -70,9 +80,12 @@ __all__ = [
     "ClosedAtExit",
     "Conversion",
     "Cost",
+    "FilePool",
     "Geometry",
+    "Hindrance",
     "IndexHandle",
     "LossyConversionError",
+    "OpenFile",
     "Origin",
     "Piece",
     "Placement",
@@ -80,7 +93,9 @@ __all__ = [
     "Reason",
     "Remedy",
     "ResultBuffer",
+    "ResultFiles",
     "ResultSlot",
+    "ResultWriter",
     "Runs",
     "Segment",
     "SegmentHandle",
@@ -88,6 +103,7 @@ __all__ = [
     "Settings",
     "SharedArray",
     "Store",
+    "Ticket",
     "Windows",
     "WrittenArray",
     "adopt",
@@ -113,6 +129,7 @@ __all__ = [
     "plan_array",
     "plan_rows",
     "plan_runs",
+    "read_file",
     "reading_in_order",
     "rebuild_array",
     "rebuild_index",
@@ -121,6 +138,7 @@ __all__ = [
     "select_rows",
     "share_array",
     "stored_layout",
+    "stored_order",
     "trim_heap",
     "writable_memmap_of",
 ]

@@ -42,6 +42,15 @@ def fill_range(
         _write_memory(fd, address + start, chunk_bytes, file_offset + start)
 
 
+def write_buffer(fd: int, data: memoryview, file_offset: int) -> None:
+    """Write bytes to a place in a file."""
+    done = 0
+    while done < data.nbytes:
+        # In parts, so that signals are heard in between.
+        part = data[done : done + _WRITE_CHUNK_BYTES]
+        done += os.pwrite(fd, part, file_offset + done)
+
+
 def _fill_huge_pages(fd: int, file_offset: int, source: int, n_bytes: int) -> int:
     """Fill part of a memfd in huge pages, and return how many bytes that were.
 
@@ -127,7 +136,4 @@ def write_array(fd: int, data: npt.NDArray[Any], file_offset: int) -> None:
 
 
 def _write_memory(fd: int, address: int, n_bytes: int, file_offset: int) -> None:
-    view = memoryview(calls.bytes_at(address, n_bytes))
-    done = 0
-    while done < n_bytes:
-        done += os.pwrite(fd, view[done:], file_offset + done)
+    write_buffer(fd, memoryview(calls.bytes_at(address, n_bytes)), file_offset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from dataclasses import dataclass, replace
@@ -89,10 +90,10 @@ class Placement:
 
     def has_room(self, n_bytes: int) -> bool:
         """Return whether a segment would be made in memory, if memory is asked for."""
+        if self.kind == "auto":
+            return n_bytes <= spare_memory_bytes()
         available = None if self.kind == "disk" else proc.available_memory_bytes()
-        if available is None:
-            return True
-        return n_bytes <= (_AUTO_SHARE if self.kind == "auto" else 1.0) * available
+        return available is None or n_bytes <= available
 
     def check_growth(self, n_bytes: int, what: str, *, is_memory: bool) -> None:
         """Check that a segment which turns out larger than planned can grow.
@@ -118,6 +119,12 @@ class Placement:
                 f"{format_bytes(n_bytes)}, and {format_bytes(available)} are "
                 "available. Use store='disk', or a folder with enough room."
             )
+
+
+def spare_memory_bytes() -> float:
+    """Return how much memory may be taken without crowding out the estimators."""
+    available = proc.available_memory_bytes()
+    return math.inf if available is None else _AUTO_SHARE * available
 
 
 def _checked_folder(folder: object, name: str) -> str:

@@ -302,10 +302,11 @@ def new_segment(
         return _create_named(n_bytes, placement.folder, what)
     if on_disk:
         return _create_on_disk(n_bytes, placement.folder, what)
-    return _create_in_memory(n_bytes)
+    return create_in_memory(n_bytes)
 
 
-def _create_in_memory(n_bytes: int) -> Segment:
+def create_in_memory(n_bytes: int) -> Segment:
+    """Make an empty segment in memory; OSError if no more files may be opened."""
     fd = os.memfd_create("skl_mmap", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     segment = Segment(fd, n_bytes, is_memfd=True)
     os.ftruncate(fd, n_bytes)

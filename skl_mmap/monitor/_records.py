@@ -129,6 +129,9 @@ class CallRecord:
     conversions : mapping of str to str
         By the estimator of a task's label: the layout to which it converts X, if
         ``layouts="auto"`` is known to save that.
+    input_bytes : int or None
+        Size of the largest argument X of the tasks; None if they have none, or one of
+        unknown size.
     """
 
     backend: str
@@ -142,6 +145,7 @@ class CallRecord:
     is_classifier: bool = field(default=False, kw_only=True)
     can_reorder: bool = field(default=False, kw_only=True)
     conversions: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    input_bytes: int | None = field(default=None, kw_only=True)
 
 
 Record = TaskRecord | SegmentRecord | CallRecord | str

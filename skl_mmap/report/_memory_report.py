@@ -258,9 +258,17 @@ class MemoryReport(MeasuredBlock):
     @property
     def unit_bytes(self) -> int | None:
         """Size of X, or else of the largest array that was shared."""
+        if self.named_bytes is not None:
+            return self.named_bytes
+        return max((segment.n_bytes for segment in self.segments), default=None)
+
+    @property
+    def named_bytes(self) -> int | None:
+        """Size of X as whoever measures or the tasks name it; None if they do not."""
         if self.input_bytes is not None:
             return self.input_bytes
-        return max((segment.n_bytes for segment in self.segments), default=None)
+        named = [call.input_bytes for call in self.calls if call.input_bytes]
+        return max(named, default=None)
 
     @property
     def tasks(self) -> tuple[TaskCost, ...]:

@@ -36,7 +36,7 @@ def format_report(report: MemoryReport) -> str:
     if estimate := _format_estimate(report):
         lines.append(_row("copying", estimate))
     if report.unit_bytes is not None:
-        source = "" if report.input_bytes is not None else ", the largest shared array"
+        source = "" if report.named_bytes is not None else ", the largest shared array"
         lines.append(_row("X", f"{format_bytes(report.unit_bytes)}{source}"))
     lines += _format_segments(report.segments)
     lines += _format_tasks(report.tasks)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed, parallel_config
 from sklearn.base import clone
+from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 from sklearn.model_selection import (
     GridSearchCV,
@@ -17,6 +18,7 @@ from sklearn.model_selection import (
     TimeSeriesSplit,
     cross_validate,
 )
+from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeRegressor
 
 import skl_mmap
@@ -146,3 +148,22 @@ def test_estimators_that_set_the_backend_are_named() -> None:
     report = model.fit(X, y).report_
     assert report is not None
     assert [call.owner for call in report.calls] == ["Memmapped"]
+
+
+def test_multiples_are_those_of_x_and_not_of_what_is_shared() -> None:
+    texts = [f"text number {number:05}" for number in range(6000)]
+    model = make_pipeline(HashingVectorizer(n_features=16), Ridge())
+    with skl_mmap.measure() as report, use_mmap():
+        cross_validate(model, texts, np.arange(6000.0), cv=2)
+    [call] = report.calls
+    assert call.input_bytes == 17 * 6000
+    assert report.unit_bytes == 17 * 6000
+    assert report.segments, "y is shared"
+    assert watch(Ridge(), 2).input_bytes == X.nbytes
+
+
+def test_calls_without_x_have_no_size() -> None:
+    with skl_mmap.measure() as report, use_mmap():
+        Parallel()(delayed(total)(part) for part in (X, y))
+    assert [call.input_bytes for call in report.calls] == [None]
+    assert report.unit_bytes == X.nbytes

@@ -23,8 +23,8 @@ from loky.process_executor import TerminatedWorkerError
 
 from tests.backend.common import (
     SegmentWatch,
+    bytes_of_memfds,
     call_each,
-    list_own_memfds,
     numbered_rows,
     run_script,
     use_mmap,
@@ -484,7 +484,7 @@ def test_inputs_that_are_made_one_by_one_are_freed_one_by_one() -> None:
 
     def watch() -> Iterator[Any]:
         for task in changing_inputs(40):
-            n_segments.append(len(list_own_memfds()))
+            n_segments.append(len(bytes_of_memfds()))
             yield task
 
     with use_mmap():

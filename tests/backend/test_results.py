@@ -61,13 +61,19 @@ def change_source_first(X: Array, rows: Array) -> Array:
 
 
 def is_shared(array: Array) -> bool:
-    """Whether an array of this process lies in a shared segment."""
+    """Whether an array of this process lies in a file in memory."""
+    return inode_of(array) != ""
+
+
+def inode_of(array: Array) -> str:
+    """Return the number of the file in memory that an array lies in; empty if none."""
     address = array.__array_interface__["data"][0]
     for line in list_own_mappings():
-        start, stop = (int(number, 16) for number in line.split()[0].split("-"))
+        place, _, _, _, inode, *_ = line.split()
+        start, stop = (int(number, 16) for number in place.split("-"))
         if start <= address < stop:
-            return True
-    return False
+            return inode
+    return ""
 
 
 @pytest.fixture(name="segments")
@@ -117,10 +123,13 @@ def test_changed_rows_come_back_as_they_are(task: Any, n_columns: int) -> None:
 
 
 def test_changed_rows_are_memory_of_their_own() -> None:
-    X = make_matrix()
     with use_mmap():
+        X = make_matrix()
         [part] = call_each(select_and_change, X, TRAIN, n_tasks=1)
-    assert not is_shared(part)
+        [same] = call_each(select, X, TRAIN, n_tasks=1)
+        assert inode_of(part) not in {inode_of(same), ""}
+    del X
+    assert part[5, 7] == -1
 
 
 def test_results_may_be_written_to_and_stay_apart() -> None:

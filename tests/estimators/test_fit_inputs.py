@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from skl_mmap import Memmapped, SharedArray, share
-from skl_mmap.estimators import count_bytes
+from skl_mmap.containers import count_bytes
 from skl_mmap.estimators._fit_inputs import read_arguments
 from skl_mmap.exceptions import FileFormatError, InvalidParameterError
 from tests.backend.common import SegmentWatch
@@ -193,6 +193,8 @@ def test_files_are_let_go_after_the_fit(folder: Path) -> None:
         pytest.param(lambda X: [], 0, id="nothing"),
         pytest.param(lambda X: [{"a": 1}] * 10, 80, id="list of dicts"),
         pytest.param(lambda X: [[1], [1, 2]], 16, id="ragged"),
+        pytest.param(lambda X: ["a text"] * 100, 600, id="texts"),
+        pytest.param(lambda X: ["a text", None, "another"], 13, id="some texts"),
         pytest.param(share, 4800, id="shared"),
         pytest.param(lambda X: pd.DataFrame(X), 4800, id="pandas"),
         pytest.param(lambda X: pl.DataFrame(X), 4800, id="polars"),

@@ -198,6 +198,13 @@ class TestUnit:
         assert make_full_report(input_bytes=7).unit_bytes == 7
         assert make_report(input_bytes=None).unit_bytes is None
 
+    def test_x_of_the_tasks_is_x_however_much_is_shared(self) -> None:
+        calls = (make_call(input_bytes=20 * MIB), make_call(input_bytes=30 * MIB))
+        report = make_full_report(input_bytes=None, calls=calls)
+        assert report.unit_bytes == 30 * MIB
+        assert "  X         30.0 MiB\n" in str(report)
+        assert make_full_report(input_bytes=7, calls=calls).unit_bytes == 7
+
 
 def test_text_of_a_full_report() -> None:
     lines = str(make_full_report()).splitlines()
