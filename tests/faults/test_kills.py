@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -114,17 +115,24 @@ def _session(pid: int) -> int:
         return -1
 
 
+def are_named(pids: set[int]) -> bool:
+    """Tell if a file in shared memory has the number of one of these processes."""
+    words = {
+        word for name in os.listdir("/dev/shm") for word in re.split("[-_.]", name)
+    }
+    return bool(words & set(map(str, pids)))
+
+
 @pytest.fixture
-def shared_memory() -> Iterator[None]:
-    """Check that no file is left in shared memory."""
-    before = set(os.listdir("/dev/shm"))
-    yield
-    assert wait_until(lambda: not set(os.listdir("/dev/shm")) - before)
+def seen_pids() -> Iterator[set[int]]:
+    """Collect numbers of processes, and check that they have left no file in memory."""
+    pids: set[int] = set()
+    yield pids
+    assert wait_until(lambda: not are_named(pids))
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.usefixtures("shared_memory")
-def test_signals_to_server_and_workers(tmp_path: Path) -> None:
+def test_signals_to_server_and_workers(tmp_path: Path, seen_pids: set[int]) -> None:
     choose = random.Random(0)
     errors = tmp_path / "errors.txt"
     program = Program(tmp_path, errors)
@@ -135,6 +143,7 @@ def test_signals_to_server_and_workers(tmp_path: Path) -> None:
             victims = program.descendants()
             if not victims:
                 continue
+            seen_pids.update(program.group())
             victim = choose.choice(victims)
             number = choose.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
             try:
@@ -161,9 +170,10 @@ def test_signals_to_server_and_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.usefixtures("shared_memory")
 @pytest.mark.parametrize("target", ["parent", "group", "server and parent"])
-def test_signals_to_the_parent(tmp_path: Path, target: str) -> None:
+def test_signals_to_the_parent(
+    tmp_path: Path, target: str, seen_pids: set[int]
+) -> None:
     choose = random.Random(target)
     for _ in range(-(-N_OUTER // 3)):
         program = Program(tmp_path, tmp_path / "errors.txt")
@@ -171,6 +181,7 @@ def test_signals_to_the_parent(tmp_path: Path, target: str) -> None:
             time.sleep(choose.random() * 0.5)
             number = choose.choice([signal.SIGKILL, signal.SIGTERM])
             victims = program.descendants()
+            seen_pids.update(program.group())
             if target == "group":
                 os.killpg(program.process.pid, number)
             else:
