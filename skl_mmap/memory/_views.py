@@ -241,8 +241,8 @@ class SharedViews:
     The first view of an array is sent by value: it may be the only one. From the second
     on, a file in memory holds the views that were met, and nothing else: what is shared
     is never more than what was sent. What is kept for tasks to come is at most 8 MiB
-    for each array, and what one task got, unless views come again: a file that has
-    more, and of which less than half was asked for again, is replaced by a new one,
+    for each of 64 arrays, and what one task got, unless views come again: a file that
+    has more, and of which less than half was asked for again, is replaced by a new one,
     and goes with its tasks.
 
     All bytes of a view are compared before the file is believed. If they differ, there

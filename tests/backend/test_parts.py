@@ -213,7 +213,7 @@ def test_parts_come_back_as_they_were(job: str) -> None:
     with use_mmap(min_bytes="1M"):
         found = results_of(itself, JOBS[job](X))
     for array, expected in zip(found, JOBS[job](X), strict=True):
-        assert type(array) is type(expected)
+        assert isinstance(array, type(expected))
         assert np.array_equal(np.asarray(array), np.asarray(expected))
     del found, array
     assert watch.wait()
