@@ -54,10 +54,10 @@ def describe_memmap(
     -----
     The file stays the user's: changing it while tasks run changes what they read.
     """
-    if not proc.can_remap():
-        return None
     memmap = _memmap_of(array)
     if memmap is None or memmap.mode != "r" or has_overlap(array):
+        return None
+    if not proc.can_remap():
         return None
     segment = open_file_segment(str(memmap.filename))
     if segment is None:
