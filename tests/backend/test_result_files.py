@@ -596,6 +596,75 @@ def test_results_are_there_once(tmp_path: Path) -> None:
     assert ratio < loky_ratio
 
 
+FEW_FILES_SCRIPT = """
+import resource
+import joblib, numpy as np
+import skl_mmap
+
+def make(number):
+    return [np.full(1000, number + part) for part in range(10)]
+
+if __name__ == "__main__":
+    with joblib.parallel_config("mmap", n_jobs=2, min_bytes=1):
+        joblib.Parallel(batch_size=1)(joblib.delayed(abs)(i) for i in range(8))
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (56, hard))
+        with skl_mmap.measure() as report:
+            results = joblib.Parallel(batch_size=1)(
+                joblib.delayed(make)(number) for number in range(60)
+            )
+    for number, parts in enumerate(results):
+        assert [part[7] for part in parts] == list(range(number, number + 10))
+        parts[0] += 1
+    print(sum("files" in note for note in report.notes))
+"""
+
+
+def test_few_descriptors_are_enough(tmp_path: Path) -> None:
+    assert run_script(tmp_path, FEW_FILES_SCRIPT).stdout == "1\n"
+
+
+FORK_SCRIPT = """
+import os
+import joblib, numpy as np
+import skl_mmap
+
+def make(size):
+    return np.zeros(size)
+
+if __name__ == "__main__":
+    with joblib.parallel_config("mmap", n_jobs=2, min_bytes=1):
+        results = joblib.Parallel()(joblib.delayed(make)(n) for n in (1000, 1 << 20))
+    child = os.fork()
+    for result in results:
+        result += 1 if child else 5
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    print([float(result.max()) for result in results])
+"""
+
+
+def test_children_that_are_forked_write_to_their_own(tmp_path: Path) -> None:
+    assert run_script(tmp_path, FORK_SCRIPT).stdout == "[1.0, 1.0]\n"
+
+
+@pytest.mark.parametrize("n_columns", [4, 2000])
+def test_results_that_cannot_be_adopted_are_shared_nevertheless(n_columns: int) -> None:
+    with use_mmap(adopt=True):
+        [part] = call_each(add_one, numbered_rows(N_ROWS, n_columns), n_tasks=1)
+        expected = part.sum()
+        assert call_each(np.sum, part, n_tasks=2) == [expected] * 2
+        part[...] = 0
+        assert call_each(np.sum, part, n_tasks=2) == [0, 0]
+
+
+def test_read_only_inputs_give_results_that_may_be_written_to() -> None:
+    with use_mmap(mmap_mode="r"):
+        [part] = call_each(add_one, numbered_rows(N_ROWS, 4), n_tasks=1)
+    part += 1
+
+
 def test_predictions_are_those_of_loky() -> None:
     X = np.random.default_rng(0).normal(size=(N_ROWS, 4))
     y = np.arange(N_ROWS) % 5
