@@ -175,12 +175,12 @@ TESTED_PARTS = {
         "containers": "pandas polars",
     },
     "a worker is asked again after an error, which no call of joblib does": {
-        "backend": "pool task",
+        "backend": "parts pool task",
     },
     "sizes are made small, or the kernel is made to refuse": {
         "backend": "forking",
         "memory": "adoption conversion filling mapping plan result_files runs segment "
-        "store views windows",
+        "sharing store views windows",
         "files": "columns csv load npy typed",
         "orders": "page_order",
     },

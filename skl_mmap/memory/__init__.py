@@ -65,7 +65,8 @@ from skl_mmap.memory._segment import (
     open_file_segment,
 )
 from skl_mmap.memory._shared_array import SharedArray, carry_out, select_rows
-from skl_mmap.memory._store import Store, share_array, stored_layout
+from skl_mmap.memory._sharing import share_array
+from skl_mmap.memory._store import Store, stored_layout
 from skl_mmap.memory._user_files import (
     describe_memmap,
     reading_in_order,

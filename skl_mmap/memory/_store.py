@@ -21,32 +21,32 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from skl_mmap._linux import calls
-from skl_mmap._linux.proc import PAGE_BYTES, descriptor_path
 from skl_mmap.exceptions import SklMmapError
-from skl_mmap.memory._adoption import adopt, find_refusal
+from skl_mmap.memory._adoption import adopt
+from skl_mmap.memory._comparison import (
+    AS_IT_IS,
+    COMPARE_CHUNK_BYTES,
+    holds,
+    holds_sample,
+)
 from skl_mmap.memory._conversion import (
     Conversion,
     create_converted,
-    iterate_converted,
 )
-from skl_mmap.memory._filling import iterate_stored, stored_order
+from skl_mmap.memory._filling import iterate_stored
 from skl_mmap.memory._handles import (
     ArrayHandle,
-    as_shared,
     contiguous_strides,
     describe,
-    map_array,
-    rebuild_array,
 )
 from skl_mmap.memory._mapping import Mapping, find_mapping
 from skl_mmap.memory._placement import Placement
@@ -56,8 +56,8 @@ from skl_mmap.memory._segment import (
     create_range_segment,
     create_segment,
 )
-from skl_mmap.memory._shared_array import SharedArray
-from skl_mmap.memory._user_files import describe_memmap, reading_in_order
+from skl_mmap.memory._sharing import publish_shared
+from skl_mmap.memory._user_files import describe_memmap
 from skl_mmap.memory._views import (
     MIN_VIEW_BYTES,
     SharedViews,
@@ -65,17 +65,12 @@ from skl_mmap.memory._views import (
     locate_view,
     owner_of_memory,
 )
-from skl_mmap.monitor import SegmentRecord, is_measuring, note, publish
+from skl_mmap.monitor import note
 
-# Read and compared while it is in the cache of the processor.
-_COMPARE_CHUNK_BYTES = 256 << 10
 # loky pickles arrays of up to 1 MiB with each task. To compare them takes 0.2 ms.
 _SMALL_BYTES = 1 << 20
-# Compared in a larger array before each task: both ends, and the places between.
-_N_PLACES = 66
 # Sharing this much takes longer than giving freed memory back (up to 10 ms).
 _TRIM_BYTES = 32 << 20
-_AS_IT_IS = Conversion()
 
 
 class _Entry:
@@ -91,7 +86,7 @@ class _Entry:
     ) -> None:
         self.layout = stored_layout(array, conversion)
         self.offset = offset
-        view = locate_view(array) if conversion is _AS_IT_IS else None
+        view = locate_view(array) if conversion is AS_IT_IS else None
         self.extent = None if view is None else _Extent.of(view)
         self.is_optional = conversion.is_optional
         self.segment_ref = weakref.ref(segment)
@@ -212,7 +207,7 @@ class Store:
             self._views.close()
 
     def share(
-        self, array: npt.NDArray[Any], *, conversion: Conversion = _AS_IT_IS
+        self, array: npt.NDArray[Any], *, conversion: Conversion = AS_IT_IS
     ) -> tuple[ArrayHandle, Segment] | None:
         """Share an array, or find out that it is shared already.
 
@@ -243,8 +238,8 @@ class Store:
         0.2 ms: a sample of 66 pages is compared, or all of what has up to 1 MiB.
         """
         if not conversion.is_needed_for(array):
-            conversion = _AS_IT_IS
-        as_it_is = conversion is _AS_IT_IS
+            conversion = AS_IT_IS
+        as_it_is = conversion is AS_IT_IS
         described = None
         if as_it_is:
             described = describe(array, self.settings) or describe_memmap(
@@ -361,11 +356,11 @@ class Store:
         """Return the segment of all of an array, if it holds the bytes of a view."""
         if place.row_bytes:
             return None
-        layout = stored_layout(place.owner, _AS_IT_IS)
+        layout = stored_layout(place.owner, AS_IT_IS)
         for entry in self._entries:
             segment = entry.segment_ref()
             if segment is not None and (entry.layout, entry.offset) == (layout, 0):
-                parts = iterate_stored(place.elements, _COMPARE_CHUNK_BYTES)
+                parts = iterate_stored(place.elements, COMPARE_CHUNK_BYTES)
                 if entry.is_of(place.owner) and segment.holds(parts, place.start):
                     return segment
         return None
@@ -384,7 +379,7 @@ class Store:
             segment = self._put(place, is_first_sent=False)
         if segment is None:
             return None, 0
-        entry = _Entry(view, segment, self._epoch, _AS_IT_IS, place.start)
+        entry = _Entry(view, segment, self._epoch, AS_IT_IS, place.start)
         self._entries.append(entry)
         return segment, place.start
 
@@ -437,7 +432,7 @@ class Store:
             # What lies in a mapping of ours is pickled by loky, and so never stale.
             and find_mapping(array) is None
         )
-        compare = _holds_sample if can_sample else _holds
+        compare = holds_sample if can_sample else holds
         return compare(segment, array, conversion, entry.offset)
 
     def _adopt(self, array: npt.NDArray[Any]) -> tuple[ArrayHandle, Segment] | None:
@@ -452,7 +447,7 @@ class Store:
         return describe(array)
 
     def _add(self, array: npt.NDArray[Any], conversion: Conversion) -> Segment | None:
-        if conversion is _AS_IT_IS:
+        if conversion is AS_IT_IS:
             if not self.placement.has_room(array.nbytes):
                 self._drop_optional()
             segment = self._unless_out_of_files(create_segment, array, self.placement)
@@ -487,7 +482,7 @@ class Store:
         self,
         array: npt.NDArray[Any],
         segment: Segment,
-        conversion: Conversion = _AS_IT_IS,
+        conversion: Conversion = AS_IT_IS,
         offset: int = 0,
     ) -> ArrayHandle:
         shape, strides, dtype = stored_layout(array, conversion)
@@ -543,169 +538,3 @@ def stored_layout(
     dtype = conversion.dtype_of(array)
     order = conversion.order_of(array)
     return array.shape, contiguous_strides(array.shape, dtype.itemsize, order), dtype
-
-
-def _holds(
-    segment: Segment, array: npt.NDArray[Any], conversion: Conversion, offset: int
-) -> bool:
-    """Return whether a segment holds exactly the bytes of an array, from a place on."""
-    return segment.holds(_iterate_bytes(array, conversion), offset)
-
-
-def _iterate_bytes(
-    array: npt.NDArray[Any], conversion: Conversion
-) -> Iterator[tuple[int, int]]:
-    """Yield address and size of the bytes that a segment of an array has."""
-    if conversion is _AS_IT_IS:
-        yield from iterate_stored(array, _COMPARE_CHUNK_BYTES)
-        return
-    for part in iterate_converted(array, conversion):
-        yield part.ctypes.data, part.nbytes
-
-
-def _holds_sample(
-    segment: Segment, array: npt.NDArray[Any], conversion: Conversion, offset: int
-) -> bool:
-    """Whether a segment holds the first and the last page of an array, and 64 others.
-
-    Only these pages are read, of the array and of the segment.
-    """
-    dtype = conversion.dtype_of(array)
-    rows = np.atleast_1d(np.asarray(array))
-    if conversion.order_of(array) == "F":
-        rows = rows.T
-    n_items = min(max(PAGE_BYTES // dtype.itemsize, 1), array.size)
-    buffer = np.empty(3 * n_items, dtype=dtype)
-    address = buffer.ctypes.data
-    last = array.size - n_items
-    with np.errstate(over="ignore"):
-        for start in sorted({last * n // (_N_PLACES - 1) for n in range(_N_PLACES)}):
-            place, part = _items_at(rows, start, n_items)
-            part = np.ascontiguousarray(part, dtype=dtype).reshape(-1)
-            segment.read_into(address, part.nbytes, offset + place * dtype.itemsize)
-            if not _are_equal(buffer[: len(part)], part):
-                return False
-    return True
-
-
-def _items_at(
-    rows: npt.NDArray[Any], place: int, n_items: int
-) -> tuple[int, npt.NDArray[Any]]:
-    """Return items of an array that follow each other in C order, and their place.
-
-    Whole rows with at least the `n_items` from `place` on, and at most three times as
-    many; or as many as there are in one row, if it is longer.
-    """
-    start = 0
-    while (row_size := rows[0].size) > n_items:
-        row, place = divmod(place, row_size)
-        start += row * row_size
-        rows = rows[row]
-    row = place // row_size
-    return start + row * row_size, rows[row : row + n_items // row_size + 2]
-
-
-def _are_equal(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> bool:
-    """Compare bit by bit, but for what pads records, which NumPy does not copy."""
-    if first.dtype.names is None:
-        return first.tobytes() == second.tobytes()
-    return all(_are_equal(first[name], second[name]) for name in first.dtype.names)
-
-
-_MEMFD_PREFIX = "/memfd:"
-_DELETED = " (deleted)"
-
-
-def publish_shared(
-    shared: tuple[ArrayHandle, Segment],
-    *,
-    is_copy: bool,
-    source: npt.NDArray[Any] | None = None,
-) -> None:
-    """Tell whoever measures of a shared array.
-
-    Notes
-    -----
-    Does nothing, in no time, if nobody measures.
-    """
-    if not is_measuring():
-        return
-    handle, segment = shared
-    place, path = _find_place(segment)
-    itemsize = handle.dtype.itemsize
-    n_bytes = itemsize
-    for length in handle.shape:
-        n_bytes *= length
-    record = SegmentRecord(
-        f"{handle.dtype} {handle.shape}",
-        # Of a user's file there may be other parts, which nobody was given.
-        n_bytes if place == "file" else segment.used_bytes(),
-        place,
-        is_copy,
-        path,
-        segment.identity,
-        is_adoptable=(
-            place == "memory" and source is not None and find_refusal(source) is None
-        ),
-    )
-    publish(record)
-
-
-def _find_place(segment: Segment) -> tuple[str, str]:
-    """Say where a segment lies, and the path if it is a file of the user."""
-    if segment.is_memfd:
-        return "memory", ""
-    if segment.path is not None:  # made here, under a name, for want of anything else
-        return "disk", ""
-    try:
-        target = os.readlink(descriptor_path(segment.fd))
-    except OSError:
-        return "file", ""
-    if target.startswith(_MEMFD_PREFIX):
-        return "memory", ""
-    return ("disk", "") if target.endswith(_DELETED) else ("file", target)
-
-
-def share_array(
-    array: npt.NDArray[Any],
-    placement: Placement,
-    settings: Settings,
-    *,
-    order: str = "K",
-) -> SharedArray:
-    """Return an array with the same elements in shared memory.
-
-    Parameters
-    ----------
-    array : ndarray
-        Without objects, and not empty.
-    placement : Placement
-        Where a new segment lives.
-    settings : Settings
-        Whether the result may be written to.
-    order : {"K", "C"}
-        Keep the order of the elements, or store them row by row.
-
-    Returns
-    -------
-    SharedArray
-        Over a new segment; or over the one, or the file of the user's, that the array
-        lies in already.
-
-    Raises
-    ------
-    NotEnoughMemoryError, NotEnoughDiskError
-        If there is no room.
-    """
-    if order == "C" and stored_order(array) == "F":
-        segment = create_converted(array, Conversion(order="C"), placement)
-        return map_array(segment, array.dtype, array.shape, settings)
-    described = describe(array, settings) or describe_memmap(array, settings)
-    if described is not None and (order == "K" or array.flags.c_contiguous):
-        # The segment is kept by `described` until it is mapped.
-        return as_shared(rebuild_array(described[0]))
-    with reading_in_order(array):
-        segment = create_segment(array, placement)
-    return map_array(
-        segment, array.dtype, array.shape, settings, order=stored_order(array)
-    )

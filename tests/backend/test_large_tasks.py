@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from loky.backend.reduction import dumps as loky_dumps
 
 from skl_mmap.backend import Options, TaskPickler
-from skl_mmap.backend._pickling import TaskPickle, dump_task, load_task
+from skl_mmap.backend._parts import TaskPickle
+from skl_mmap.backend._pickling import dump_task, load_task
 from skl_mmap.memory import Store
 from tests import strategies
 from tests.backend.common import call_each, run_script, use_mmap

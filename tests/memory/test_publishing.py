@@ -105,7 +105,7 @@ def test_nothing_is_told_while_nobody_measures(
     def fail(_: object) -> None:
         pytest.fail("somebody looked")
 
-    monkeypatch.setattr("skl_mmap.memory._store._find_place", fail)
+    monkeypatch.setattr("skl_mmap.memory._sharing._find_place", fail)
     store = make_store()
     assert store.share(np.ones(MIB)) is not None
     store.close()

@@ -200,7 +200,7 @@ def test_several_views_of_one_array_stay_known() -> None:
     views = [base := np.zeros(300_000), base[:], base.view()]
     store = make_store()
     segments = {id(shared_with(store, view)[1]) for view in views}
-    with mock.patch.object(_store, "_holds", side_effect=AssertionError):
+    with mock.patch.object(_store, "holds", side_effect=AssertionError):
         segments |= {id(shared_with(store, view)[1]) for view in views}
     assert len(segments) == 1
 

@@ -119,6 +119,8 @@ class TestJson:
             report = MemoryReport.from_json(json.dumps(content))
         except FileFormatError:
             return
+        if "options" in path:  # whose values are of several types
+            return
         # What may be missing, and whole numbers for others, are as good as before.
         assert owner[last] is None or type(before) in (float, type(None))
         for show in (str, MemoryReport._repr_html_, MemoryReport.to_json):
