@@ -10,7 +10,8 @@
     number, pidfd <---------------                                loky's workers do
     status pipe <-----------------  its exit code, once it ended
     closes the status pipe ------>  waits for it: from now on its
-                                    number may be another's
+                                    number may be another's; or
+                                    kills it, if nobody wants it
 
 A request is nothing but descriptors: a file with the pickled process, the status pipe,
 stdin, stdout, stderr, and those that the pickle refers to by their place.
@@ -27,6 +28,7 @@ import contextlib
 import gc
 import importlib
 import importlib.util
+import io
 import marshal
 import os
 import select
@@ -126,6 +128,8 @@ def main(socket_fd: int, owner_fd: int, setup: Setup, interrupt: Any) -> NoRetur
     """
     global parent_fd
     parent_fd = owner_fd
+    # Where it is ignored, the kernel does not tell how a child has ended.
+    child = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, setup.blocked)
     _open_standard_files()
     for fd in (socket_fd, owner_fd):
@@ -142,7 +146,8 @@ def main(socket_fd: int, owner_fd: int, setup: Setup, interrupt: Any) -> NoRetur
     refusal = _find_refusal()
     connection.send(marshal.dumps(refusal))
     if not refusal:
-        _Server(connection, setup.idle_seconds, interrupt).run()
+        handlers = {signal.SIGINT: interrupt, signal.SIGCHLD: child}
+        _Server(connection, setup.idle_seconds, handlers).run()
     os._exit(0)
 
 
@@ -203,19 +208,22 @@ class _Server:
     """Forks workers, and says how they ended."""
 
     def __init__(
-        self, connection: socket.socket, idle_seconds: float, interrupt: Any
+        self,
+        connection: socket.socket,
+        idle_seconds: float,
+        handlers: dict[signal.Signals, Any],
     ) -> None:
         self._connection = connection
-        self._interrupt = interrupt
+        self._handlers = handlers  # of its workers
         self._idle_seconds = idle_seconds
         self._is_wanted = True
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._poll.register(parent_fd, select.POLLIN)
-        # By the descriptor that is waited for: its pidfd while it runs, then its
-        # status pipe until the parent has closed the other end.
+        # By their pidfds while they run, and by their status pipes until the parent
+        # has closed the other end.
         self._running: dict[int, _Worker] = {}
-        self._ended: dict[int, _Worker] = {}
+        self._known: dict[int, _Worker] = {}
 
     def run(self) -> None:
         """Serve until the parent has ended, or there is nothing left to do."""
@@ -228,8 +236,8 @@ class _Server:
             for fd in ready:
                 if fd in self._running:
                     self._tell_end(self._running.pop(fd))
-                elif fd in self._ended:
-                    self._forget(self._ended.pop(fd))
+                elif fd in self._known:
+                    self._forget(self._known.pop(fd))
             if self._connection.fileno() in ready:
                 self._answer()
 
@@ -272,24 +280,24 @@ class _Server:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise
-        self._running[pidfd] = _Worker(pid, pidfd, status_fd)
+        worker = _Worker(pid, pidfd, status_fd)
+        self._running[pidfd] = self._known[status_fd] = worker
         self._poll.register(pidfd, select.POLLIN)
+        self._poll.register(status_fd, 0)  # an error, once nobody can read it
         self._reply(pid, "", [pidfd])
 
     def _be_worker(self, fds: list[int]) -> NoReturn:
         code = 1
         try:
-            signal.signal(signal.SIGINT, self._interrupt)
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
             self._connection.close()
-            for worker in self._running.values():
-                os.close(worker.pidfd)
-                os.close(worker.status_fd)
-            # Their pidfds are closed, and the numbers may be those of others by now.
-            for worker in self._ended.values():
-                os.close(worker.status_fd)
+            for fd in (*self._running, *self._known):
+                os.close(fd)
             code = be_worker(fds)
         finally:
             # Not sys.exit: taking modules down would write to, and so copy, each page.
+            # Objects of modules are not deleted; what has to be done at exit was done.
             os._exit(code)
 
     def _tell_end(self, worker: _Worker) -> None:
@@ -306,11 +314,19 @@ class _Server:
         data = code.to_bytes(EXIT_CODE_BYTES, "little", signed=True)
         with contextlib.suppress(OSError):  # closed by the parent
             os.write(worker.status_fd, data)
-        self._ended[worker.status_fd] = worker
-        self._poll.register(worker.status_fd, 0)  # an error, once nobody reads it
+        if worker.status_fd not in self._known:  # killed, for want of a reader
+            self._bury(worker)
 
     def _forget(self, worker: _Worker) -> None:
+        """Nobody asks about a worker: it has ended, or its start was interrupted."""
         self._poll.unregister(worker.status_fd)
+        if worker.pidfd in self._running and self._running[worker.pidfd] is worker:
+            os.kill(worker.pid, signal.SIGKILL)
+        else:
+            self._bury(worker)
+
+    @staticmethod
+    def _bury(worker: _Worker) -> None:
         os.close(worker.status_fd)
         os.waitpid(worker.pid, 0)
 
@@ -332,12 +348,45 @@ def be_worker(fds: list[int]) -> int:
     """
     payload_fd, status_fd, *standard = fds[:5]
     received_fds[:] = fds[5:]
+    if _is_unwanted(status_fd):
+        return 1
     os.close(status_fd)
     for number, fd in enumerate(standard):
         os.dup2(fd, number)
         os.close(fd)
+    if sys.stderr is None:  # closed: loky's workers tell their crashes there
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     _draw_random_state()
-    return _compat.run_process(payload_fd, received_fds, _set_state)
+    code = _compat.run_process(payload_fd, received_fds, _set_state)
+    _close_files()
+    return code
+
+
+def _is_unwanted(status_fd: int) -> bool:
+    """Return whether the parent was interrupted while it started this worker."""
+    poll = select.poll()
+    poll.register(status_fd, 0)
+    return bool(poll.poll(0))
+
+
+def _close_files() -> None:
+    """Close what tasks have left open, as the end of an interpreter does.
+
+    What is written to a file may still be in its buffer. Text goes first, then what
+    compresses it, for example, and then the plain files of the standard library.
+    """
+    standard = {sys.stdin, sys.stdout, sys.stderr}
+    files = [
+        item
+        for item in gc.get_objects()
+        if issubclass(type(item), io.IOBase) and item not in standard
+    ]
+    plain = io.BufferedWriter, io.BufferedRandom, io.FileIO
+    places: dict[type, int] = {kind: place for place, kind in enumerate(plain)}
+    places[io.TextIOWrapper] = -2
+    for file in sorted(files, key=lambda file: places.get(type(file), -1)):
+        with contextlib.suppress(Exception):
+            file.close()
 
 
 def _draw_random_state() -> None:

@@ -114,15 +114,19 @@ def _find_modules(packages: frozenset[str]) -> list[tuple[str, str | None]]:
 
 
 def _find_packages(preload: Sequence[str]) -> dict[str, object]:
-    """Return the packages to preload, and what tells when one was installed anew."""
+    """Return the packages to preload, and what tells when one has changed.
+
+    One of the list changes when it is installed anew, one of the user's when any of
+    the modules is edited that this process has imported.
+    """
+    named = {name.partition(".")[0] for name in preload}
     found: dict[str, object] = {}
-    for name in sorted({*PRELOADED, *(name.partition(".")[0] for name in preload)}):
-        origin = getattr(
-            getattr(sys.modules.get(name), "__spec__", None), "origin", None
-        )
-        if origin is not None:
-            with contextlib.suppress(OSError):
-                status = os.stat(origin)
+    for name, module in list(sys.modules.items()):
+        package = name.partition(".")[0]
+        if package in named or (package == name and name in PRELOADED):
+            origin = getattr(getattr(module, "__spec__", None), "origin", None)
+            with contextlib.suppress(OSError, TypeError):
+                status = os.stat(origin)  # type: ignore[arg-type]
                 found[name] = origin, status.st_mtime_ns, status.st_size
     return found
 
@@ -324,7 +328,7 @@ class _Servers:
         for refused, refusal in self._refusals:
             if refused == (fingerprint, packages):
                 raise RefusedError(refusal)
-        modules = _find_modules(frozenset(packages))
+        modules = _find_modules(frozenset(name.partition(".")[0] for name in packages))
         named = [(name, None) for name in preload]
         try:
             self.current = ForkServer(environment, [*modules, *named], idle_seconds)
@@ -439,6 +443,8 @@ class ForkedPopen:
                 self._close_status()
                 raise
         self._close_sentinel = weakref.finalize(self, os.close, self.sentinel)
+        # At exit, multiprocessing asks its children once more, after finalizers.
+        self._close_status.atexit = self._close_sentinel.atexit = False
 
     def duplicate_for_child(self, fd: int) -> int:
         """Send a descriptor too, and return its place."""
@@ -451,6 +457,8 @@ class ForkedPopen:
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for its end, and return the exit code; None if it still runs."""
+        if not self._close_sentinel.alive and self.returncode is None:
+            self.returncode = _compat.UNKNOWN_EXIT_CODE
         if self.returncode is None and _can_be_read(self.sentinel, timeout):
             code = b""
             if _can_be_read(self._status_fd, _CODE_SECONDS):
@@ -504,6 +512,11 @@ def _fork(
                 _servers.discard(server)
                 if is_last:
                     raise
+            except BaseException:
+                # By a signal: an answer may be under way, and would be taken for that
+                # to the next request. The server kills a worker that nobody knows.
+                _servers.retire()
+                raise
         raise AssertionError  # pragma: no cover
 
 

@@ -96,7 +96,14 @@ def compact_item(item: Any, options: Options) -> Any:
     if options.layouts == "auto":
         function, args, kwargs = with_columns((function, args, kwargs))
     values = (*args, *kwargs.values())
-    compact = functools.partial(_compact_value, values=values, options=options)
+    # An array that is there twice stays one: what is written to it is seen in both.
+    compacted: dict[int, Any] = {}
+
+    def compact(value: Any) -> Any:
+        if id(value) not in compacted:
+            compacted[id(value)] = _compact_value(value, values, options)
+        return compacted[id(value)]
+
     return (
         function,
         tuple(compact(value) for value in args),
@@ -116,7 +123,7 @@ def size_of(value: Any) -> RowSize | None:
     return None if container is None else container.row_size(value)
 
 
-def _compact_value(value: Any, *, values: tuple[Any, ...], options: Options) -> Any:
+def _compact_value(value: Any, values: tuple[Any, ...], options: Options) -> Any:
     if type(value) is not np.ndarray:
         return value
     runs = index_runs(value, min_bytes=max(options.min_index_bytes, 1))

@@ -272,7 +272,14 @@ class _Buffers:
         self.filled: list[SegmentHandle] = []
 
     def must_be_pickled(self, buffer: pickle.PickleBuffer) -> bool:
-        """Write a buffer to a file; True if that is not possible."""
+        """Write a buffer to a file; True if that is not possible.
+
+        Only of arrays and of Arrow memory, which take any kind of buffer when they are
+        put together again. Other classes may want the bytes that they have given.
+        """
+        with memoryview(buffer) as view:
+            if type(view.obj).__module__.partition(".")[0] not in ("numpy", "pyarrow"):
+                return True
         try:
             data = buffer.raw()
         except BufferError:  # not contiguous, of which pickle makes an error

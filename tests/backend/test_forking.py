@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import importlib
 import importlib.util
 import json
 import os
@@ -549,6 +551,110 @@ def test_a_worker_that_ends_while_the_server_is_stopped() -> None:
     finally:
         os.kill(server, signal.SIGCONT)
     assert len(find_workers()) == 2
+
+
+def test_what_was_edited_is_imported_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "skl_mmap_edited"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    for version in ("'old'", "'a new one'"):
+        (package / "model.py").write_text(f"def tell(_): return {version}")
+        module = importlib.reload(importlib.import_module("skl_mmap_edited.model"))
+        with use_mmap(preload=["skl_mmap_edited.model"]):
+            told = joblib.Parallel()(joblib.delayed(module.tell)(i) for i in range(2))
+        assert told == [module.tell(0)] * 2
+        shut_down_pools()
+
+
+UNCLOSED = """
+import builtins, gzip, os, sys
+import skl_mmap
+from joblib import Parallel, delayed, parallel_config
+
+def log(i):
+    if not hasattr(builtins, "kept"):
+        name = os.path.join(sys.argv[1], str(os.getpid()))
+        builtins.kept = open(name + ".txt", "w"), gzip.open(name + ".gz", "wt")
+    for file in builtins.kept:
+        file.write(f"{i} ")
+
+if __name__ == "__main__":
+    with parallel_config(backend="mmap", n_jobs=2):
+        Parallel()(delayed(log)(i) for i in range(8))
+"""
+
+
+def test_files_that_tasks_leave_open_are_written(tmp_path: Path) -> None:
+    run_script(tmp_path, UNCLOSED, str(tmp_path))
+    texts = [path.read_text() for path in tmp_path.glob("*.txt")]
+    packed = [
+        gzip.decompress(path.read_bytes()).decode() for path in tmp_path.glob("*.gz")
+    ]
+    for found in (texts, packed):
+        assert sorted("".join(found).split()) == list("01234567")
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+import skl_mmap
+from joblib import Parallel, delayed, parallel_config
+from loky import get_reusable_executor
+from skl_mmap.backend import _forking
+
+def find(_):
+    time.sleep(0.3)
+    return os.getpid()
+
+def run(n_jobs):
+    with parallel_config(backend="mmap", n_jobs=n_jobs):
+        return set(Parallel(batch_size=1)(delayed(find)(i) for i in range(2 * n_jobs)))
+
+if __name__ == "__main__":
+    run(2)
+    server = _forking.server_pid()
+    os.kill(server, signal.SIGSTOP)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        run(3)
+    except KeyboardInterrupt:
+        pass
+    else:
+        sys.exit("it was not interrupted")
+    os.kill(server, signal.SIGCONT)
+    for n_jobs in (3, 2):
+        answered = run(n_jobs)
+        known = set(get_reusable_executor(reuse=True)._processes)
+        assert answered <= known, (answered, known)
+    get_reusable_executor(reuse=True).shutdown(wait=True)
+"""
+
+
+def test_an_interrupt_while_a_worker_is_started(tmp_path: Path) -> None:
+    run_script(tmp_path, INTERRUPTED)
+
+
+IGNORED = """
+import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+import skl_mmap
+from joblib import Parallel, delayed, parallel_config
+from skl_mmap.backend import _forking
+
+def ignores(_):
+    return signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+
+if __name__ == "__main__":
+    with parallel_config(backend="mmap", n_jobs=2):
+        assert all(Parallel()(delayed(ignores)(i) for i in range(4)))
+    assert _forking.server_pid() is not None
+"""
+
+
+def test_a_parent_that_does_not_wait_for_children(tmp_path: Path) -> None:
+    assert run_script(tmp_path, IGNORED).stderr == ""
 
 
 FORKED_PARENT = """
