@@ -339,7 +339,8 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
                 return getattr(estimator, name)(*args, **kwargs)
         if in_worker:
             note_refusal(
-                f"no fit of {type(estimator).__name__} is known to be a single one"
+                "only searches, and stacking ensembles that are fitted as one list of "
+                "tasks, have a last fit of their own"
             )
         return getattr(estimator, name)(*args, **kwargs)
 

@@ -39,6 +39,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from skl_mmap._compat import has_callbacks, worker_environment
+from skl_mmap.backend import name_estimator
 from skl_mmap.monitor import note
 
 _CLONE = "__sklearn_clone__"
@@ -141,8 +142,7 @@ class _Refit:
         if not hasattr(self._search, "best_params_"):
             return copied
         self.is_caught = True
-        label = f"{type(base).__name__}, refit"
-        return SingleFit(copied, self._search, "best_estimator_", label)
+        return SingleFit(copied, self._search, "best_estimator_", "refit")
 
 
 class SingleFit:
@@ -157,15 +157,15 @@ class SingleFit:
         Its ``n_jobs`` says how many workers there are.
     attribute : str
         The name of this attribute.
-    label : str
-        Name of the task in the report.
+    role : str
+        What it is in the owner, for the report.
     """
 
-    def __init__(self, estimator: Any, owner: Any, attribute: str, label: str) -> None:
+    def __init__(self, estimator: Any, owner: Any, attribute: str, role: str) -> None:
         self._estimator = estimator
         self._owner = owner
         self._attribute = attribute
-        self._label = label
+        self._role = role
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[Any]:
@@ -181,7 +181,7 @@ class SingleFit:
     def __sklearn_clone__(self) -> SingleFit:
         # The owner clones what it fits, before it is fitted.
         copied = clone(self._estimator)
-        return SingleFit(copied, self._owner, self._attribute, self._label)
+        return SingleFit(copied, self._owner, self._attribute, self._role)
 
     def set_params(self, **params: Any) -> SingleFit:
         """Set parameters of what it stands for."""
@@ -214,8 +214,9 @@ class SingleFit:
     def _fit_in_worker(self, X: Any, y: Any, params: dict[str, Any]) -> str | None:
         """Fit, or say why that was not possible."""
         surroundings = Surroundings.here()
+        label = f"{name_estimator(self._estimator)}, {self._role}"
         task = delayed(fit_alone)(
-            self._estimator, X, y, params, surroundings, label=self._label
+            self._estimator, X, y, params, surroundings, label=label
         )
         try:
             parallel = Parallel(n_jobs=self._owner.n_jobs, batch_size=1)
@@ -335,11 +336,11 @@ def _threads(n_threads: dict[str, int]) -> Iterator[None]:
     controller = ThreadpoolController()
     known = {found["filepath"] for found in controller.info()}
     with contextlib.ExitStack() as stack:
+        stack.callback(_limit_libraries_beside, known)
         for path in known & n_threads.keys():
             library = controller.select(filepath=path)
             stack.enter_context(library.limit(limits=n_threads[path]))
         yield
-    _limit_libraries_beside(known)
 
 
 def _limit_libraries_beside(known: set[str]) -> None:

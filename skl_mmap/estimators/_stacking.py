@@ -148,8 +148,7 @@ def _final_stand_in(stacking: Any) -> Any:
         final = LogisticRegression() if is_classifier(stacking) else RidgeCV()
     if not hasattr(final, "fit"):
         return final  # scikit-learn's error says what is missing
-    label = f"{type(final).__name__}, final estimator"
-    return SingleFit(final, stacking, "final_estimator_", label)
+    return SingleFit(final, stacking, "final_estimator_", "final estimator")
 
 
 def _put_estimators(stacking: Any, fitted: list[Any]) -> None:

@@ -185,6 +185,17 @@ class Frozen(Watching):
         return self
 
 
+class Unsupervised(BaseEstimator):
+    """Its `fit` takes no y."""
+
+    def fit(self, X: Any) -> Unsupervised:
+        self.mean_ = np.mean(X, axis=0)
+        return self
+
+    def score(self, X: Any) -> float:
+        return -float(np.abs(np.mean(X, axis=0) - self.mean_).sum())
+
+
 class Counting:
     """A callback of scikit-learn 1.9 that counts what it is told in this process."""
 

@@ -41,6 +41,11 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from skl_mmap import Memmapped, measure
+from skl_mmap.estimators._single_fits import (
+    CaughtWarning,
+    _limit_libraries_beside,
+    refitting_in_worker,
+)
 from skl_mmap.exceptions import InvalidParameterError
 from tests.backend.common import recorded
 from tests.estimators.common import make_data, share_all
@@ -51,6 +56,7 @@ from tests.estimators.single_fits import (
     Frozen,
     Inner,
     Own,
+    Unsupervised,
     Watching,
     assert_same_model,
     fit_both,
@@ -204,10 +210,18 @@ class TestSearches:
             here, there = fit_both(search, X, y, sample_weight=weights)
         assert_same_model(there.best_estimator_, here.best_estimator_)
 
-    def test_without_a_target(self) -> None:
+    @pytest.mark.parametrize("estimator", [PCA(2, svd_solver="full"), Unsupervised()])
+    def test_without_a_target(self, estimator: Any) -> None:
         X, _, _ = make_large()
-        here, there = fit_both(make_search(PCA(2, svd_solver="full")), X, None)
+        here, there = fit_both(make_search(estimator), X, None)
         assert_same_model(there.best_estimator_, here.best_estimator_)
+
+    def test_nothing_is_left_of_a_search_that_fails(self) -> None:
+        X, y, _ = make_data()
+        search = make_search(Ridge(), scoring="nothing of the kind")
+        with pytest.raises(ValueError, match="nothing"), refitting_in_worker(search):
+            search.fit(X, y)
+        assert vars(search.estimator) == vars(Ridge())
 
     def test_layouts_are_shared_with_the_refit_too(self) -> None:
         X, y, _ = make_large()
@@ -338,6 +352,23 @@ class TestSurroundings:
         assert found[0] == found[1]
         assert len(found[0]) == 1, "the same line, once"
 
+    def test_warnings_of_a_line_are_counted_here(self) -> None:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            for lineno in (3, 3, 4):
+                CaughtWarning(UserWarning("again"), __file__, lineno).repeat()
+        assert [found.lineno for found in caught] == [3, 4]
+
+    def test_libraries_that_a_fit_has_loaded_are_limited_afterwards(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+        with threadpool_limits(2):
+            new, *known = [found["filepath"] for found in threadpool_info()]
+            _limit_libraries_beside(set(known))
+            limits = {f["filepath"]: f["num_threads"] for f in threadpool_info()}
+        assert limits == {new: 1, **dict.fromkeys(known, 2)}
+
     def test_warnings_may_be_errors(self) -> None:
         X, y, _ = make_data()
         search = make_search(Watching(len(X), warns="careful"))
@@ -376,7 +407,7 @@ class TestRefusals:
     def test_other_estimators_have_no_single_fit(self) -> None:
         X, y, _ = make_data()
         [note] = notes_of(Ridge(), X, y)
-        assert "no fit of Ridge" in note
+        assert "only searches" in note
 
     def test_objects_that_the_fit_may_change_are_changed(self) -> None:
         X, y, _ = make_data()
