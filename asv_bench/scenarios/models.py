@@ -21,8 +21,8 @@ from sklearn.neighbors import KNeighborsRegressor
 from scenarios.pools import warm
 from scenarios.rows import Row, Settings, call_in_child
 from skl_mmap import Memmapped, measure
-from skl_mmap._linux.proc import own_private_bytes
 from skl_mmap.cli._work import make_friedman
+from skl_mmap.monitor import own_memory
 
 __all__ = ["knn_stack", "single_fits"]
 
@@ -103,8 +103,8 @@ def single_fits(settings: Settings) -> Iterator[Row]:
                 [run["left_ratio"] for run in runs],
                 "x X",
                 target,
-                note=f"peak {runs[0]['peak_ratio']:.2f} x X, "
-                f"refit {runs[0]['refit_seconds']:.1f} s",
+                note=f"peak {runs[0]['peak_ratio']:.2f} x X, of this process "
+                f"{runs[0]['own_peak_ratio']:.2f}, {runs[0]['refit_seconds']:.1f} s",
                 details=runs,
             )
 
@@ -129,12 +129,15 @@ def refit(name: str, where: str, n_rows: int) -> dict[str, Any]:
         warm(2, make_refitted(name))
     clone(model).fit(X[:20_000], y[:20_000])
     gc.collect()
-    before = own_private_bytes()
     with measure() as cost:
+        before = own_memory(reset_peak=True)
         model.fit(X, y)
+        peak_bytes = own_memory().peak_bytes - before.resident_bytes
     gc.collect()
+    left_bytes = own_memory().anonymous_bytes - before.anonymous_bytes
     return {
-        "left_ratio": (own_private_bytes() - before) / X.nbytes,
+        "left_ratio": left_bytes / X.nbytes,
+        "own_peak_ratio": peak_bytes / X.nbytes,
         "peak_ratio": cost.peak_growth_bytes / X.nbytes,
         "refit_seconds": model.refit_time_,
         "prediction": model.predict(X[:3]).tolist(),

@@ -41,8 +41,10 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from skl_mmap import Memmapped, measure
+from skl_mmap.estimators import _single_fits
 from skl_mmap.estimators._single_fits import (
     CaughtWarning,
+    Surroundings,
     _limit_libraries_beside,
     refitting_in_worker,
 )
@@ -382,6 +384,21 @@ class TestSurroundings:
         with pytest.raises(type(error)) as caught:
             share_all(search, n_jobs=2, single_fits="worker").fit(X, y)
         assert caught.value.args == error.args
+
+    def test_libraries_are_looked_for_when_the_environment_is_the_workers_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = []
+        surroundings = Surroundings.here()
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
+        monkeypatch.setattr(
+            _single_fits,
+            "_limit_libraries_beside",
+            lambda known: seen.append((known, os.environ["OPENBLAS_NUM_THREADS"])),
+        )
+        with surroundings.around():
+            assert os.environ.get("OPENBLAS_NUM_THREADS") != "7"
+        assert seen == [(set(surroundings.n_threads), "7")]
 
 
 def read_surroundings() -> Any:
