@@ -108,8 +108,8 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         raise a `CopyError` instead of being fitted. ``"off"`` does not even look.
     single_fits : {"here", "worker"}, default="here"
         Where a search fits its best estimator, and a stacking ensemble its final one.
-        With ``"worker"``, what such a fit needs is freed with it, and does not stay in
-        this process. Results stay the same, bit for bit.
+        With ``"worker"``, this process needs no memory for it. Results stay the same,
+        bit for bit.
 
     Attributes
     ----------
@@ -139,9 +139,9 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     random states of this process during the fit, and the model comes back by the way
     of all results. It concerns scikit-learn's own searches, and ensembles that are
     fitted as one list of tasks. With one job, with callbacks, with parameters of `fit`
-    that are no data, with models that cannot be pickled and in tasks of other parallel
-    calls, the fit stays here, and the report says so. Parallel calls of the estimator
-    itself, as those of forests, run in threads of this one worker.
+    that are no data and with models that cannot be pickled, the fit stays here, and the
+    report says so; so it does in tasks of other parallel calls. Parallel calls of the
+    estimator itself, as those of forests, run in threads of this one worker.
 
     The fitted estimator may refer to rows of X in shared memory (``KNeighbors``, for
     example); `detach` makes it independent. It is pickled by value.
