@@ -3,8 +3,8 @@
 A search fits its best estimator when all candidates are done, and a stacking ensemble
 fits its final estimator when all others are. Both happen in the process of the caller,
 which has X already, and may have no room for more. Here they are tasks as well::
-    this process                                    worker
 
+    this process                                    worker
     GridSearchCV.fit
       clone(estimator) --> a stand-in
       stand_in.fit(X, y) --- estimator, X shared -->  the same threads, random states
