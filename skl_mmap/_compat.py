@@ -511,6 +511,36 @@ def _has_stacking_functions() -> bool:
     return stacking_functions() is not None
 
 
+def has_callbacks(estimator: Any) -> bool | None:
+    """Return whether callbacks watch an estimator, or one in it; None if unknown.
+
+    They are new in scikit-learn 1.9.
+    """
+    if "sklearn.callback" not in sys.modules:
+        return False
+    if not _works(_has_callbacks):
+        return None
+    parts = [estimator, *estimator.get_params(deep=True).values()]
+    return any(map(_callbacks_of, parts))
+
+
+def _callbacks_of(estimator: Any) -> list[Any]:
+    return getattr(estimator, "_skl_callbacks", [])
+
+
+@_needs(
+    "sklearn.callback",
+    "callbacks of scikit-learn",
+    "callbacks cannot be seen, so that Memmapped(single_fits='worker') leaves the best "
+    "estimator of a search to the parent",
+)
+def _has_callbacks() -> bool:
+    from sklearn.callback import CallbackSupportMixin, ScoringMonitor
+
+    monitor = ScoringMonitor(scoring="r2")
+    return _callbacks_of(CallbackSupportMixin().set_callbacks(monitor)) == [monitor]
+
+
 def select_rows(values: Any, rows: Any) -> Any:
     """Select rows by number as scikit-learn's ``_safe_indexing`` does."""
     select = _find("sklearn.utils", "_safe_indexing")

@@ -22,7 +22,7 @@ from joblib.externals.loky import process_executor
 from scipy import sparse
 from sklearn.ensemble import StackingRegressor
 from sklearn.linear_model import LinearRegression, Ridge
-from sklearn.model_selection import KFold, cross_val_score, cross_validate
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score, cross_validate
 from sklearn.model_selection import _validation as validation
 from sklearn.tree import DecisionTreeRegressor
 
@@ -145,6 +145,7 @@ CASES: dict[str, tuple[Callable[[Patch], None], set[str]]] = {
     "tasks of scikit-learn": (rename_tasks, set()),
     "scorers of scikit-learn": (hiding("_MultimetricScorer"), set()),
     "tasks of stacking": (rename_stacking, {"tasks of scikit-learn"}),
+    "callbacks of scikit-learn": (hiding("_skl_callbacks"), set()),
     "rows of other containers": (remove_safe_indexing, {"names in stacks"}),
     "names in stacks": (hiding("_make_indexable"), set()),
     "allocations of NumPy": (replace_numpy, set()),
@@ -318,6 +319,18 @@ class TestScikitLearn:
         model = skl_mmap.Memmapped(stack, n_jobs=2, min_bytes=1).fit(X, Y)
         np.testing.assert_array_equal(model.predict(X), expected)
         assert any("is not known well enough" in note for note in model.report_.notes)
+
+    def test_without_its_callbacks_searches_refit_here(self, without: Without) -> None:
+        search = GridSearchCV(Ridge(), {"alpha": [0.1, 1.0]}, cv=3)
+        expected = search.fit(X, Y).predict(X)
+        without("callbacks of scikit-learn")
+        model = skl_mmap.Memmapped(
+            search, n_jobs=2, min_bytes=1, single_fits="worker"
+        ).fit(X, Y)
+        np.testing.assert_array_equal(model.predict(X), expected)
+        is_new = "sklearn.callback" in sys.modules
+        notes = [note for note in model.report_.notes if "single_fits" in note]
+        assert len(notes) == (2 if is_new else 0), "what is lost, and the refusal"
 
     @pytest.mark.parametrize(
         "values", [[5, 6, 7], np.arange(3), pd.Series([5, 6, 7], index=[9, 8, 7])]

@@ -18,7 +18,11 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
-from sklearn.ensemble import RandomForestRegressor, StackingRegressor
+from sklearn.ensemble import (
+    HistGradientBoostingRegressor,
+    RandomForestRegressor,
+    StackingRegressor,
+)
 from sklearn.linear_model import Lasso, Ridge, SGDRegressor
 from sklearn.model_selection import (
     GridSearchCV,
@@ -43,6 +47,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.rst"))]
 N_ROWS, N_COLUMNS = 8000, 20
 GIVEN = {
     "GridSearchCV": GridSearchCV,
+    "HistGradientBoostingRegressor": HistGradientBoostingRegressor,
     "KFold": KFold,
     "KNeighborsRegressor": KNeighborsRegressor,
     "Lasso": Lasso,

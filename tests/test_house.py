@@ -174,6 +174,9 @@ TESTED_PARTS = {
         "estimators": "fit_inputs",
         "containers": "pandas polars",
     },
+    "what it changes in a process is undone, and that is looked at in between": {
+        "estimators": "single_fits",
+    },
     "a worker is asked again after an error, which no call of joblib does": {
         "backend": "parts pool task",
     },
@@ -239,5 +242,6 @@ def test_rooms_speak_to_what_other_rooms_hand_out() -> None:
         # Its import is that of pandas, which not everybody has.
         ("files/_load.py", "containers._pandas"),
         # Tasks are known by the names of their functions, as those of scikit-learn.
+        ("backend/_layouts.py", "estimators._single_fits"),
         ("backend/_layouts.py", "estimators._stacking"),
     }

@@ -29,6 +29,7 @@ SCENARIOS: dict[str, Callable[[Settings], Iterator[Row]]] = {
         memory.sgd_any,
         memory.narrow_any,
         models.knn_stack,
+        models.single_fits,
         stacks.friedman_stack,
         stacks.pipelines,
         stacks.unequal_stack,

@@ -4,7 +4,7 @@
 import skl_mmap.backend._pool  # noqa: F401
 from skl_mmap.backend._backend import MmapBackend
 from skl_mmap.backend._indices import RowIndex, compact_item
-from skl_mmap.backend._observation import label_fold
+from skl_mmap.backend._observation import label_fold, name_estimator
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._pickling import TaskPickler
 
@@ -15,4 +15,5 @@ __all__ = [
     "TaskPickler",
     "compact_item",
     "label_fold",
+    "name_estimator",
 ]

@@ -33,6 +33,7 @@ _OWN_TASKS = frozenset(
     {
         ("skl_mmap.estimators._stacking", "fit_on_all"),
         ("skl_mmap.estimators._stacking", "predict_fold"),
+        ("skl_mmap.estimators._single_fits", "fit_alone"),
     }
 )
 # Those of them that select rows, so that folds have C order whatever X has.

@@ -135,20 +135,20 @@ def label_task(item: Any) -> str:
     label = kwargs.get(_LABEL)
     if isinstance(label, str):
         return label
-    name = next(filter(None, map(_name_estimator, (*args, *kwargs.values()))), "")
+    name = next(filter(None, map(name_estimator, (*args, *kwargs.values()))), "")
     progress = kwargs.get(_PROGRESS)
     if name and isinstance(progress, tuple) and len(progress) == 2:
         return label_fold(name, *progress)
     return name
 
 
-def _name_estimator(value: Any) -> str:
+def name_estimator(value: Any) -> str:
     """Return the class of an estimator; of a pipeline, that of its last step."""
     if not hasattr(type(value), "get_params"):
         return ""
     steps = getattr(value, "steps", None)
     if isinstance(steps, list) and steps:
-        return _name_estimator(steps[-1][-1]) or type(value).__name__
+        return name_estimator(steps[-1][-1]) or type(value).__name__
     return type(value).__name__
 
 

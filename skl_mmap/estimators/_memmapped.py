@@ -34,6 +34,11 @@ from skl_mmap._units import parse_bytes
 from skl_mmap.backend import MmapBackend
 from skl_mmap.containers import count_bytes
 from skl_mmap.estimators._fit_inputs import read_arguments
+from skl_mmap.estimators._single_fits import (
+    is_search,
+    note_refusal,
+    refitting_in_worker,
+)
 from skl_mmap.estimators._stacking import fit_stacking, is_stacking
 from skl_mmap.exceptions import CopyError, CopyWarning, InvalidParameterError
 from skl_mmap.memory import Placement
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
 # These make a new fitted estimator; all others use the one that is there.
 _FITTING_METHODS = frozenset({"fit", "fit_predict", "fit_transform", "partial_fit"})
 _CHECKS = ("report", "warn", "error", "off")
+_SINGLE_FITS = ("here", "worker")
 # A fit that is worth sharing takes seconds; half of the default's overhead is enough.
 _INTERVAL_SECONDS = 0.02
 # Between the user's line and this module, where an estimator is part of another one.
@@ -100,6 +106,10 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     check : {"report", "warn", "error", "off"}, default="report"
         What to do about copies: say so in `report_`, also give a `CopyWarning`, or
         raise a `CopyError` instead of being fitted. ``"off"`` does not even look.
+    single_fits : {"here", "worker"}, default="here"
+        Where a search fits its best estimator, and a stacking ensemble its final one.
+        With ``"worker"``, this process needs no memory for it. Results stay the same,
+        bit for bit.
 
     Attributes
     ----------
@@ -124,6 +134,14 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     scikit-learn runs one task for all folds of an estimator. Where that is not safe
     (``cv="prefit"``, metadata routing, several outputs), scikit-learn's own `fit` is
     used, and the report says so.
+
+    With ``single_fits="worker"``, the worker has the threads, the environment and the
+    random states of this process during the fit, and the model comes back by the way
+    of all results. It concerns scikit-learn's own searches, and ensembles that are
+    fitted as one list of tasks. With one job, with callbacks, with parameters of `fit`
+    that are no data and with models that cannot be pickled, the fit stays here, and the
+    report says so; so it does in tasks of other parallel calls. Parallel calls of the
+    estimator itself, as those of forests, run in threads of this one worker.
 
     The fitted estimator may refer to rows of X in shared memory (``KNeighbors``, for
     example); `detach` makes it independent. It is pickled by value.
@@ -162,6 +180,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         adopt: bool = False,
         min_bytes: int | str | None = "1M",
         check: str = "report",
+        single_fits: str = "here",
     ) -> None:
         self.estimator = estimator
         self.n_jobs = n_jobs
@@ -171,6 +190,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         self.adopt = adopt
         self.min_bytes = min_bytes
         self.check = check
+        self.single_fits = single_fits
 
     @_FitMethod
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
@@ -270,6 +290,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _fit(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _check_check(self.check)
+        _check_single_fits(self.single_fits)
         estimator = self._make_estimator(name)
         method = getattr(estimator, name)
         args, kwargs = read_arguments(method, args, kwargs, self.store)
@@ -296,6 +317,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         self, estimator: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         params = dict(zip(("X", "y"), args, strict=False)) | kwargs
+        in_worker = self.single_fits == "worker" and not _is_nested()
         # Otherwise it is for the estimator to say what is missing, or too much.
         is_complete = len(args) <= 2 and {"X", "y"} <= params.keys()
         if (
@@ -306,10 +328,20 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         ):
             placement = Placement.from_parameter(self.store)
             X, y = params.pop("X"), params.pop("y")
-            refusal = fit_stacking(estimator, X, y, params, placement)
+            refusal = fit_stacking(
+                estimator, X, y, params, placement, final_in_worker=in_worker
+            )
             if refusal is None:
                 return estimator if name == "fit" else estimator.transform(X)
             note(f"scikit-learn has fitted the ensemble in its own way: {refusal}")
+        if in_worker and is_search(estimator):
+            with refitting_in_worker(estimator):
+                return getattr(estimator, name)(*args, **kwargs)
+        if in_worker:
+            note_refusal(
+                "only searches, and stacking ensembles that are fitted as one list of "
+                "tasks, have a last fit of their own"
+            )
         return getattr(estimator, name)(*args, **kwargs)
 
     def _make_estimator(self, name: str) -> Any:
@@ -388,6 +420,15 @@ def _check_check(check: object) -> None:
         raise InvalidParameterError(
             f"check={check!r} does not say what to do about copies. Pass one of "
             f"{', '.join(map(repr, _CHECKS))}."
+        )
+
+
+def _check_single_fits(where: object) -> None:
+    """Raise an `InvalidParameterError` if this is no value of ``single_fits``."""
+    if not isinstance(where, str) or where not in _SINGLE_FITS:
+        raise InvalidParameterError(
+            f"single_fits={where!r} does not say where the last fit of a search or an "
+            f"ensemble runs. Pass one of {', '.join(map(repr, _SINGLE_FITS))}."
         )
 
 

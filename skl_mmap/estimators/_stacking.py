@@ -29,6 +29,7 @@ from scipy import sparse
 from sklearn import get_config
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.ensemble import StackingClassifier, StackingRegressor
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import check_cv
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import Bunch, column_or_1d, get_tags, indexable
@@ -36,6 +37,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from skl_mmap._compat import stacking_functions
 from skl_mmap.backend import label_fold
+from skl_mmap.estimators._single_fits import SingleFit
 from skl_mmap.memory import (
     Placement,
     ResultBuffer,
@@ -61,12 +63,19 @@ def is_stacking(estimator: Any) -> bool:
 
 
 def fit_stacking(
-    stacking: Any, X: Any, y: Any, fit_params: dict[str, Any], placement: Placement
+    stacking: Any,
+    X: Any,
+    y: Any,
+    fit_params: dict[str, Any],
+    placement: Placement,
+    *,
+    final_in_worker: bool = False,
 ) -> str | None:
     """Fit a stacking ensemble as its own `fit` would do it, but as one list of tasks.
 
     `fit_params` are passed to `fit` beside X and y; `placement` is where the
-    predictions of the folds live. Returns None, or why scikit-learn has to do it.
+    predictions of the folds live; `final_in_worker` fits the final estimator in a
+    worker as well. Returns None, or why scikit-learn has to do it.
     """
     refusal = _find_refusal(stacking, y)
     if refusal is not None:
@@ -75,6 +84,7 @@ def fit_stacking(
         # It can be gone through once, and may be needed again after a refusal.
         stacking.cv = list(stacking.cv)
     estimators, cv, method = stacking.estimators, stacking.cv, stacking.stack_method
+    final = stacking.final_estimator
     fits = _BaseFits(stacking, y, fit_params, placement)
     try:
         stand_ins = [
@@ -82,11 +92,14 @@ def fit_stacking(
             for name, est in estimators
         ]
         stacking.estimators, stacking.cv = stand_ins, "prefit"
+        if final_in_worker:
+            stacking.final_estimator = _final_stand_in(stacking)
         stacking.fit(X, y, **fit_params)
     except _RefusalError as error:
         return str(error)
     finally:
         stacking.estimators, stacking.cv = estimators, cv
+        stacking.final_estimator = final
     _put_estimators(stacking, fits.fitted)
     return None
 
@@ -126,6 +139,16 @@ def _makes_folds(cv: Any) -> bool:
     if isinstance(cv, str):
         return False
     return cv is None or isinstance(cv, Iterable) or hasattr(cv, "split")
+
+
+def _final_stand_in(stacking: Any) -> Any:
+    """Return what is fitted in a worker in place of the final estimator."""
+    final = stacking.final_estimator
+    if final is None:  # scikit-learn's documentation names what it takes then
+        final = LogisticRegression() if is_classifier(stacking) else RidgeCV()
+    if not hasattr(final, "fit"):
+        return final  # scikit-learn's error says what is missing
+    return SingleFit(final, stacking, "final_estimator_", "final estimator")
 
 
 def _put_estimators(stacking: Any, fitted: list[Any]) -> None:
