@@ -317,11 +317,14 @@ _SPAWN = "loky.backend.spawn"
 def _tracker_fds(data: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     """Return the places of the pipes to both resource trackers.
 
-    loky 3.5 has one of them a level deeper.
+    loky 3.5 has them a level deeper.
     """
-    inner = data.get("mp_tracker_args")
-    second = (inner, "fd") if isinstance(inner, dict) else (data, "mp_tracker_fd")
-    return [(data, "tracker_fd"), second]
+    places: list[tuple[dict[str, Any], str]] = []
+    for name in ("tracker", "mp_tracker"):
+        inner = data.get(f"{name}_args")
+        is_inner = isinstance(inner, dict)
+        places.append((inner, "fd") if is_inner else (data, f"{name}_fd"))  # type: ignore[arg-type]
+    return places
 
 
 def pack_process(process: Any, popen: Any, state: Any) -> bytes:

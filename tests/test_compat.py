@@ -202,6 +202,9 @@ def test_the_loss_is_in_the_report_and_results_stay_right(
     name: str, without: Without
 ) -> None:
     expected = score_alone()
+    library = _compat._features[name].library
+    if library and library not in sys.modules:
+        pytest.skip(f"{library} is of a later version")
     without(name)
     lost = _compat.lost()
     assert lost.keys() == {name, *CASES[name][1]}

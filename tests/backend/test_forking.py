@@ -165,8 +165,9 @@ if __name__ == "__main__":
     sys.setrecursionlimit(5000)
     sys.argv.append("one more")
     deadline = time.monotonic() + 60
-    from loky.reusable_executor import _executor_storage
-    while _executor_storage.executor._processes and time.monotonic() < deadline:
+    from loky import get_reusable_executor
+    pool = get_reusable_executor(reuse=True)
+    while pool._processes and time.monotonic() < deadline:
         time.sleep(0.05)
     output = os.dup(1)
     file = os.open("output.txt", os.O_CREAT | os.O_WRONLY, 0o600)
@@ -673,8 +674,11 @@ if __name__ == "__main__":
     pid = os.fork()
     if pid == 0:
         # loky's own pool does not live on in a fork, and no more does the server.
-        from loky.reusable_executor import _executor_storage
-        _executor_storage.executor = None
+        from loky import reusable_executor
+        if hasattr(reusable_executor, "_executor_storage"):
+            reusable_executor._executor_storage.executor = None
+        else:  # of loky 3.5 and 3.6
+            reusable_executor._executor = None
         assert _forking.server_pid() is None
         is_right = run() == 6 and _forking.server_pid() not in (None, server)
         sys.exit(0 if is_right else 1)
