@@ -362,6 +362,20 @@ def test_a_worker_may_be_asked_how_it_ended() -> None:
         )
 
 
+def test_a_worker_that_was_let_go_of_is_asked_no_more() -> None:
+    """The numbers of its descriptors may be those of other files by then."""
+    from loky.reusable_executor import get_reusable_executor
+
+    find_workers()
+    process = next(iter(get_reusable_executor(reuse=True)._processes.values()))
+    popen = process._popen
+    shut_down_pools()
+    popen.returncode = None
+    popen.close()
+    with open(os.devnull, "rb"), open(os.devnull, "rb"):
+        assert popen.poll() == popen.wait() == 255
+
+
 # ------------------------------------------------------------- the server
 
 

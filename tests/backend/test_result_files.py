@@ -675,3 +675,21 @@ def test_predictions_are_those_of_loky() -> None:
                 GaussianNB(), X, y, method="predict_proba"
             )
     np.testing.assert_array_equal(found["mmap"], found["loky"])
+
+
+class HasBuffer:
+    """Pickles its bytes as a buffer, and wants them back as they were."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: int) -> Any:  # type: ignore[override]
+        return HasBuffer, (pickle.PickleBuffer(self.data),)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_buffers_of_other_classes_come_back_as_they_were(kind: Any) -> None:
+    sent = HasBuffer(kind(b"abc" * 1000))
+    received = through_files(sent)
+    assert type(received.data) is kind
+    assert received.data == sent.data

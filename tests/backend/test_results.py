@@ -154,6 +154,18 @@ def shut_down_pool() -> None:
     loky.get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 
+def write_to_one(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> Any:
+    first[0] = -1
+    return first is second, int(second[0])
+
+
+def test_an_index_array_that_is_given_twice_stays_one() -> None:
+    rows = np.arange(100_000)
+    with use_mmap():
+        assert call_each(write_to_one, rows, rows, n_tasks=1) == [(True, -1)]
+        assert call_each(write_to_one, rows, rows + 0, n_tasks=1) == [(False, 0)]
+
+
 def test_results_outlive_source_block_and_workers() -> None:
     X = make_matrix()
     expected = X[TRAIN]
