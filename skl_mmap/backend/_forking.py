@@ -194,28 +194,45 @@ class ForkServer:
         modules: list[tuple[str, str | None]],
         idle_seconds: float,
     ) -> None:
-        removed = [name for name in _FOR_IMPORTS if name not in environment]
-        with contextlib.ExitStack() as stack, _without_interrupts() as blocked:
-            setup = Setup(_search_path(), modules, removed, blocked, idle_seconds)
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            fds = [theirs.detach(), os.pidfd_open(os.getpid())]
-            fds.append(_write_memory_file(marshal.dumps(tuple(setup))))
-            passed = list(map(above_standard, fds))
-            for fd in (*fds, *passed):
-                stack.callback(os.close, fd)
-            self._socket = ours
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _CODE, *map(str, passed)],
-                env={**_FOR_IMPORTS, **environment},
-                pass_fds=passed,
-                restore_signals=False,
-            )
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket = ours
+        try:
+            with theirs:
+                self._start(environment, modules, idle_seconds, theirs.fileno())
+        except BaseException:
+            ours.close()
+            raise
         self.pid = self._process.pid
         self._lock = threading.Lock()
         threading.Thread(
             target=self._bury, name="skl_mmap fork server", daemon=True
         ).start()
         self._wait_until_ready()
+
+    def _start(
+        self,
+        environment: Mapping[str, str],
+        modules: list[tuple[str, str | None]],
+        idle_seconds: float,
+        socket_fd: int,
+    ) -> None:
+        removed = [name for name in _FOR_IMPORTS if name not in environment]
+        with contextlib.ExitStack() as stack, _without_interrupts() as blocked:
+            setup = Setup(_search_path(), modules, removed, blocked, idle_seconds)
+            owner_fd = os.pidfd_open(os.getpid())
+            stack.callback(os.close, owner_fd)
+            setup_fd = _write_memory_file(marshal.dumps(tuple(setup)))
+            stack.callback(os.close, setup_fd)
+            passed = []
+            for fd in (socket_fd, owner_fd, setup_fd):
+                passed.append(above_standard(fd))
+                stack.callback(os.close, passed[-1])
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _CODE, *map(str, passed)],
+                env={**_FOR_IMPORTS, **environment},
+                pass_fds=passed,
+                restore_signals=False,
+            )
 
     def _bury(self) -> None:
         """Leave nothing of it once it has ended, by itself or otherwise."""

@@ -529,6 +529,18 @@ def test_calls_that_the_kernel_refuses(
     assert len(spawned) == 2
 
 
+@pytest.mark.parametrize("call", ["memfd_create", "pidfd_open"])
+def test_a_server_that_cannot_be_started_leaves_no_file(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = psutil.Process().num_fds()
+    monkeypatch.setattr(_forking.os, call, refuse)
+    for _ in range(3):
+        with pytest.raises(OSError, match="not implemented"):
+            _forking.ForkServer({}, [], 1.0)
+    assert psutil.Process().num_fds() == before
+
+
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL, signal.SIGTERM])
 def test_a_server_that_is_stopped_or_killed(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
