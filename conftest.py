@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import shut_down_pools
+from tests.conftest import end_fork_server, shut_down_pools
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -17,3 +17,4 @@ def end_pools() -> Iterator[None]:
     """
     yield
     shut_down_pools()
+    end_fork_server()

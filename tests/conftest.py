@@ -112,6 +112,13 @@ def _find_fork_server() -> int | None:
     return None if module is None else module.server_pid()
 
 
+def end_fork_server() -> None:
+    """End it, so that its memory does not go while something is measured."""
+    module = sys.modules.get("skl_mmap.backend._forking")
+    if module is not None:
+        module.end_server()
+
+
 def _list_children() -> frozenset[str]:
     """List child processes other than the workers of a pool and resource trackers."""
     expected = {tracker._pid for tracker in _find_trackers()}

@@ -385,7 +385,8 @@ if hasattr(os, "register_at_fork"):
 
 
 @atexit.register
-def _end_server() -> None:
+def end_server() -> None:
+    """Start no more workers from the server that there is, and wait for its end."""
     server = _servers.current
     _servers.retire()
     if server is not None:
