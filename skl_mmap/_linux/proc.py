@@ -192,18 +192,21 @@ def read_own_status() -> bytes:
 def count_threads() -> int:
     """Return how many threads this process has; 0 if it cannot be told."""
     try:
-        text = read_own_status()
-        start = text.index(b"\nThreads:") + len(b"\nThreads:")
-        return int(text[start : text.index(b"\n", start)])
+        return int(_read_own_field(b"\nThreads:"))
     except (OSError, ValueError):
         return 0
 
 
 def read_umask() -> int:
     """Return the file mode creation mask, without changing it for a moment."""
+    return int(_read_own_field(b"\nUmask:"), 8)
+
+
+def _read_own_field(name: bytes) -> bytes:
+    """Read a line of /proc/self/status; ValueError where it is missing."""
     text = read_own_status()
-    start = text.index(b"\nUmask:") + len(b"\nUmask:")
-    return int(text[start : text.index(b"\n", start)], 8)
+    start = text.index(name) + len(name)
+    return text[start : text.index(b"\n", start)]
 
 
 # What exec hands on to the new program, as far as the kernel shows it, for the thread

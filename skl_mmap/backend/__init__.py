@@ -3,6 +3,7 @@
 # First, because it sees to it that the import of loky does no harm to joblib.
 import skl_mmap.backend._pool  # noqa: F401
 from skl_mmap.backend._backend import MmapBackend
+from skl_mmap.backend._fork_server import set_variables
 from skl_mmap.backend._indices import RowIndex, compact_item
 from skl_mmap.backend._observation import label_fold, name_estimator
 from skl_mmap.backend._options import Options
@@ -16,4 +17,5 @@ __all__ = [
     "compact_item",
     "label_fold",
     "name_estimator",
+    "set_variables",
 ]

@@ -35,7 +35,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 from skl_mmap import _compat
@@ -402,9 +402,14 @@ def _draw_random_state() -> None:
 def _set_state(state: tuple[dict[str, str | None], int]) -> None:
     """Take over what the parent has changed since the server was started."""
     environment, umask = state
-    for name, value in environment.items():
+    set_variables(environment)
+    os.umask(umask)
+
+
+def set_variables(variables: Mapping[str, str | None]) -> None:
+    """Set environment variables; None removes one."""
+    for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    os.umask(umask)

@@ -18,7 +18,6 @@ import contextlib
 import marshal
 import multiprocessing.process
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -36,6 +35,7 @@ from skl_mmap._child import above_standard
 from skl_mmap._linux import proc
 from skl_mmap.backend import _fork_server
 from skl_mmap.backend._fork_server import EXIT_CODE_BYTES, Setup
+from skl_mmap.backend._semaphore import can_be_read
 
 PRELOADED = (
     *("catboost", "cloudpickle", "imblearn", "joblib", "lightgbm", "loky", "numpy"),
@@ -477,9 +477,9 @@ class ForkedPopen:
         """Wait for its end, and return the exit code; None if it still runs."""
         if not self._close_sentinel.alive and self.returncode is None:
             self.returncode = _compat.UNKNOWN_EXIT_CODE
-        if self.returncode is None and _can_be_read(self.sentinel, timeout):
+        if self.returncode is None and can_be_read(self.sentinel, timeout):
             code = b""
-            if _can_be_read(self._status_fd, _CODE_SECONDS):
+            if can_be_read(self._status_fd, _CODE_SECONDS):
                 code = os.read(self._status_fd, EXIT_CODE_BYTES)
             if len(code) == EXIT_CODE_BYTES:
                 self.returncode = int.from_bytes(code, "little", signed=True)
@@ -506,12 +506,6 @@ class ForkedPopen:
         """Let go of it."""
         self._close_status()
         self._close_sentinel()
-
-
-def _can_be_read(fd: int, seconds: float | None) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if seconds is None else 1000 * seconds))
 
 
 def _fork(

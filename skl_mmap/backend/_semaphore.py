@@ -17,6 +17,13 @@ def has_eventfd() -> bool:
     return hasattr(os, "eventfd")
 
 
+def can_be_read(fd: int, seconds: float | None) -> bool:
+    """Wait until a descriptor can be read; False if it cannot in time."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else 1000 * seconds))
+
+
 class EventSemaphore:
     """A semaphore shared with child processes; a lock if `value` is 1.
 
@@ -53,14 +60,10 @@ class EventSemaphore:
 
     def _wait(self, deadline: float | None) -> bool:
         """Wait until there may be one; False if the deadline came first."""
-        milliseconds = None
-        if deadline is not None:
-            milliseconds = 1000 * (deadline - time.monotonic())
-            if milliseconds <= 0:
-                return False
-        poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
-        poll.poll(milliseconds)
+        seconds = None if deadline is None else deadline - time.monotonic()
+        if seconds is not None and seconds <= 0:
+            return False
+        can_be_read(self._fd, seconds)
         return True
 
     def release(self) -> None:
@@ -73,9 +76,7 @@ class EventSemaphore:
         return self
 
     def _is_zero(self) -> bool:
-        poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
-        return not poll.poll(0)
+        return not can_be_read(self._fd, 0.0)
 
     def __enter__(self) -> bool:
         return self.acquire()

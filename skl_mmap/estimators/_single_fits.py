@@ -39,7 +39,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 from skl_mmap._compat import has_callbacks, worker_environment
-from skl_mmap.backend import name_estimator
+from skl_mmap.backend import name_estimator, set_variables
 from skl_mmap.monitor import note
 
 _CLONE = "__sklearn_clone__"
@@ -315,19 +315,11 @@ class Surroundings(NamedTuple):
 def _environment(variables: dict[str, str | None]) -> Iterator[None]:
     """Set variables in this block; None removes them."""
     before = {name: os.environ.get(name) for name in variables}
-    _set_variables(variables)
+    set_variables(variables)
     try:
         yield
     finally:
-        _set_variables(before)
-
-
-def _set_variables(variables: dict[str, str | None]) -> None:
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+        set_variables(before)
 
 
 @contextlib.contextmanager

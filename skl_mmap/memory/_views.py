@@ -28,6 +28,7 @@ import numpy.typing as npt
 from skl_mmap._linux import proc
 from skl_mmap._units import format_bytes
 from skl_mmap.memory._byte_ranges import ByteRanges, count_bytes
+from skl_mmap.memory._comparison import COMPARE_CHUNK_BYTES
 from skl_mmap.memory._filling import iterate_stored, write_array
 from skl_mmap.memory._mapping import byte_bounds
 from skl_mmap.memory._placement import Placement
@@ -46,7 +47,6 @@ _MAX_FILES = 64
 _ROOM_BYTES = 16 << 20
 # Columns begin where arrays of NumPy do.
 _COLUMN_ALIGNMENT = 64
-_COMPARE_CHUNK_BYTES = 256 << 10
 
 
 class ViewPlace(NamedTuple):
@@ -162,7 +162,7 @@ class _Parts:
         known = zip(edges[::2], edges[1::2], strict=True)
         return all(
             self.segment.holds(
-                iterate_stored(place.part(start, stop), _COMPARE_CHUNK_BYTES), start
+                iterate_stored(place.part(start, stop), COMPARE_CHUNK_BYTES), start
             )
             for start, stop in known
             if start < stop
