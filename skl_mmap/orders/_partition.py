@@ -47,7 +47,7 @@ def find_partition(
     groups: Any = None,
     *,
     n_samples: int,
-    classifier: bool = False,
+    classifier: bool,
 ) -> Partition:
     """Run a splitter once and find out which fold tests each row.
 

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skl_mmap.memory import Settings, SharedArray, counters, find_mapping, rebuild_array
+from skl_mmap.memory import (
+    Cause,
+    Cost,
+    Reason,
+    Settings,
+    SharedArray,
+    can_remap,
+    counters,
+    find_mapping,
+    rebuild_array,
+)
 from skl_mmap.memory import _plan as plan_module
 from tests import strategies
 from tests.memory.sharing import (
@@ -174,6 +184,38 @@ def test_scattered_rows_are_copied_and_the_reason_is_counted() -> None:
     assert n_mapped == 0
     assert sum(reasons.values()) == plain.nbytes
     assert list(reasons) == ["SCATTERED"]
+
+
+# What may follow the rows in a key, and whether it leaves them whole.
+RESTS: dict[str, tuple[tuple[Any, ...], bool]] = {
+    "nothing": ((), True),
+    "everything": ((slice(None),), True),
+    "dots": ((...,), True),
+    "dots and everything": ((..., slice(None)), True),
+    "everything and dots": ((slice(None), ...), True),
+    "some columns": ((slice(1, 4),), False),
+    "no columns": ((slice(0, 0),), False),
+    "dots twice": ((..., ...), False),
+    "too many": ((slice(None), slice(None)), False),
+    "a column": ((2,), False),
+    "a new axis": ((None,), False),
+}
+
+
+@pytest.mark.parametrize(("rest", "is_whole"), RESTS.values(), ids=RESTS)
+def test_whole_rows_are_mapped(rest: tuple[Any, ...], is_whole: bool) -> None:
+    plain = np.arange(5 * 4096.0).reshape(-1, 5)
+    shared = share_one(plain)
+    key = (np.r_[0:1024, 2048:4096], *rest)
+    assert_same_outcome(lambda: shared[key], lambda: plain[key])
+    if is_whole and can_remap():
+        assert mapped_bytes(shared[key]) > 0
+
+
+def test_costs_are_added_up() -> None:
+    seams, scattered = Cause(Reason.SEAMS), Cause(Reason.SCATTERED)
+    total = Cost(5, {seams: 1}) + Cost(3, {seams: 2, scattered: 4})
+    assert total == Cost(8, {seams: 3, scattered: 4})
 
 
 @pytest.mark.parametrize("n_runs", [3, 4, 5])

@@ -212,7 +212,8 @@ NO_PARTITIONS = {
         [(np.arange(10.0), np.arange(10))],
         [(np.ones(10, dtype=bool), np.arange(10))],
     ],
-    "makes no splits": [[], iter(())],
+    "^cv=<list> makes no splits": [[]],
+    "makes no splits": [iter(())],
     "item 1 of cv=<list> is not a pair": [[*shuffled_blocks()[:1], np.arange(3)]],
     "gives no train and test sets": [2.5, "five", object()],
 }
