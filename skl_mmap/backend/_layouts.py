@@ -131,13 +131,13 @@ def _find_columns(
 def find_saved_conversion(item: Any, min_bytes: int) -> str:
     """Name the layout, as "float32 C", that ``layouts="auto"`` would share with a task.
 
-    Empty where nobody knows without a probe, or where the estimator would convert its
-    train set nevertheless.
+    Empty where nobody knows, or where the estimator would convert its train set
+    nevertheless.
     """
     arguments = _bind(*item)
     if arguments is None or not _is_convertible(arguments.get("X"), min_bytes):
         return ""
-    layout, _ = _find_layout(arguments, probes=False)
+    layout, _ = _find_layout(arguments)
     if layout is None:
         return ""
     if arguments.get(_TRAIN) is not None and layout.order == "F":
@@ -219,7 +219,7 @@ def _given_order(arguments: dict[str, Any]) -> str:
     return "C" if selects_rows else Conversion().order_of(arguments["X"])
 
 
-def _find_layout(arguments: dict[str, Any], *, probes: bool = True) -> tuple[Any, str]:
+def _find_layout(arguments: dict[str, Any]) -> tuple[Any, str]:
     """Return the layout that the estimator of a task wants, or None, and why."""
     from skl_mmap.copies import find_layout
 
@@ -227,7 +227,7 @@ def _find_layout(arguments: dict[str, Any], *, probes: bool = True) -> tuple[Any
     if estimator is None:
         return None, "its parameters cannot be set"
     X, y, order = arguments["X"], arguments.get("y"), _given_order(arguments)
-    return find_layout(estimator, X, y, order=order, probes=probes)
+    return find_layout(estimator, X, y, order=order)
 
 
 def _choose_conversion(arguments: dict[str, Any]) -> Conversion | None:
