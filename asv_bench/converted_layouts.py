@@ -1,4 +1,4 @@
-"""What estimators that convert X cost with ``layouts="auto"``, and without.
+"""What estimators that convert X cost with ``layouts="auto"``, and with "given".
 
     python asv_bench/converted_layouts.py [MEGABYTES] [N_JOBS]
 
@@ -36,9 +36,9 @@ _MODELS = {
     "Lasso in place": Lasso(copy_X=False, fit_intercept=False),
 }
 _OPTIONS: tuple[dict[str, Any], ...] = (
+    {"row_order": "any", "layouts": "given"},
     {"row_order": "any"},
-    {"row_order": "any", "layouts": "auto"},
-    {"row_order": "exact", "layouts": "auto"},
+    {"row_order": "exact"},
 )
 
 

@@ -423,25 +423,106 @@ def can_pack_processes() -> bool:
 _ENSEMBLE = "sklearn.ensemble._base"
 _VALIDATION = "sklearn.model_selection._validation"
 _SCORER = "sklearn.metrics._scorer"
+_BAGGING = "sklearn.ensemble._bagging"
+_IMPORTANCE = "sklearn.inspection._permutation_importance"
 
-# The tasks of scikit-learn that select rows of X, hand them to an estimator or to a
-# scorer, and do nothing else with X. Arguments as they are in 1.6 to 1.9.
+
+class ModelTask(NamedTuple):
+    """A task that hands X, or rows of it, to an estimator, and looks at it no further.
+
+    Attributes
+    ----------
+    first : tuple of str
+        Its first arguments.
+    estimator : str
+        The one with the estimator.
+    only_fits : bool
+        Whether the estimator is fitted, and nothing else.
+    selects_rows : bool
+        Whether rows are selected, although there is no argument `train`.
+    is_for_arrays : bool
+        Whether it does something else with data frames.
+    """
+
+    first: tuple[str, ...]
+    estimator: str = "estimator"
+    only_fits: bool = False
+    selects_rows: bool = False
+    is_for_arrays: bool = False
+
+
+_FITS = ("estimator", "X", "y")
+_SPLITS = (*_FITS, "train", "test")
+_PREDICTS = ("estimators", "estimators_features", "X")
+# The tasks of scikit-learn that are like that, with arguments as they are in 1.6 to
+# 1.9. Others are not: those of LassoCV, LarsCV and LogisticRegressionCV center or
+# convert rows by themselves, RFECV's select columns as well, which gives another order,
+# and ColumnTransformer's and FeatureUnion's hand on what transformers make of X.
 _TASKS = {
-    (_ENSEMBLE, "_fit_single_estimator"): ("estimator", "X", "y", "fit_params"),
-    (_VALIDATION, "_fit_and_predict"): (
-        *("estimator", "X", "y", "train", "test", "fit_params", "method"),
+    (_ENSEMBLE, "_fit_single_estimator"): ModelTask(
+        (*_FITS, "fit_params"), only_fits=True
     ),
-    (_VALIDATION, "_fit_and_score"): ("estimator", "X", "y"),
+    (_VALIDATION, "_fit_and_predict"): ModelTask((*_SPLITS, "fit_params", "method")),
+    (_VALIDATION, "_fit_and_score"): ModelTask(_FITS),
+    (_VALIDATION, "cross_val_predict"): ModelTask(_FITS, selects_rows=True),
+    (_VALIDATION, "_permutation_test_score"): ModelTask(
+        (*_FITS, "cv", "scorer"), selects_rows=True
+    ),
+    ("sklearn.calibration", "_fit_classifier_calibrator_pair"): ModelTask(
+        (*_SPLITS, "method", "classes")
+    ),
+    ("sklearn.multioutput", "_fit_estimator"): ModelTask(_FITS, only_fits=True),
+    ("sklearn.multiclass", "_fit_binary"): ModelTask(
+        (*_FITS, "fit_params"), only_fits=True
+    ),
+    ("sklearn.multiclass", "_fit_ovo_binary"): ModelTask(
+        (*_FITS, "i", "j"), only_fits=True, selects_rows=True
+    ),
+    (_BAGGING, "_parallel_build_estimators"): ModelTask(
+        ("n_estimators", "ensemble", "X", "y"), "ensemble", only_fits=True
+    ),
+    **{
+        (_BAGGING, name): ModelTask(_PREDICTS, "estimators")
+        for name in (
+            "_parallel_predict_proba",
+            "_parallel_predict_log_proba",
+            "_parallel_decision_function",
+            "_parallel_predict_regression",
+        )
+    },
+    # It selects rows or copies all of them, and permutes a column of those.
+    (_IMPORTANCE, "_calculate_permutation_scores"): ModelTask(
+        (*_FITS, "sample_weight"), selects_rows=True, is_for_arrays=True
+    ),
 }
 
 
-def is_fitting_task(function: Any) -> bool:
-    """Return whether a function hands X to an estimator and looks at it no further."""
+def find_model_task(function: Any) -> ModelTask | None:
+    """Return how a function hands X to an estimator; None if it may look at it."""
     module, name = (
         getattr(function, field, "") for field in ("__module__", "__qualname__")
     )
-    expected = _TASKS.get((module, name))
-    return expected is not None and _has_arguments(function, expected)
+    task = _TASKS.get((module, name))
+    return task if task is not None and _has_arguments(function, task.first) else None
+
+
+def is_bagging_all(ensemble: Any, arguments: dict[str, Any]) -> bool:
+    """Return whether each estimator of a bagging ensemble gets all columns of X.
+
+    And checks it by itself.
+    """
+    n_columns = getattr(ensemble, "_max_features", None)
+    return (
+        n_columns == arguments["X"].shape[1]
+        and not getattr(ensemble, "bootstrap_features", True)
+        and arguments.get("check_input") is True
+    )
+
+
+def has_known_splits(cv: Any) -> bool:
+    """Return whether a splitter looks at no more of X than the number of its rows."""
+    is_plain = cv is None or isinstance(cv, int)
+    return is_plain or type(cv).__module__ == "sklearn.model_selection._split"
 
 
 def is_handing_scorer(scorer: Any) -> bool:
@@ -465,8 +546,8 @@ def is_handing_scorer(scorer: Any) -> bool:
 )
 def _has_tasks() -> bool:
     return all(
-        _has_arguments(_find(module, name), names)
-        for (module, name), names in _TASKS.items()
+        _has_arguments(_find(module, name), task.first)
+        for (module, name), task in _TASKS.items()
         if module in sys.modules
     )
 
@@ -498,7 +579,7 @@ def stacking_functions() -> tuple[Callable[..., Any], Callable[..., Any]] | None
     names = (_ENSEMBLE, "_fit_single_estimator"), (_VALIDATION, "_fit_and_predict")
     fit, predict = (_find(*name) for name in names)
     is_known = all(
-        _has_arguments(function, _TASKS[name])
+        _has_arguments(function, _TASKS[name].first)
         for function, name in zip((fit, predict), names, strict=True)
     )
     return (fit, predict) if is_known else None
@@ -525,6 +606,13 @@ def has_callbacks(estimator: Any) -> bool | None:
         return None
     parts = [estimator, *estimator.get_params(deep=True).values()]
     return any(map(_callbacks_of, parts))
+
+
+def is_watched(estimator: Any) -> bool:
+    """Return whether callbacks watch an estimator itself, or that is unknown."""
+    if estimator is None or "sklearn.callback" not in sys.modules:
+        return False
+    return not _works(_has_callbacks) or bool(_callbacks_of(estimator))
 
 
 def _callbacks_of(estimator: Any) -> list[Any]:
@@ -744,6 +832,32 @@ def _has_blocks() -> bool:
     frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}).copy()
     found, series = single_block(frame), single_block(frame["a"])
     return found is not None and found.shape == (2, 2) and series.shape == (2,)
+
+
+def placed_blocks(frame: Any) -> list[tuple[Any, Any]] | None:
+    """Return the arrays of a frame, and which columns each of them holds."""
+    blocks = getattr(getattr(frame, "_mgr", None), "blocks", ())
+    places = [
+        getattr(getattr(block, "mgr_locs", None), "as_array", None) for block in blocks
+    ]
+    values = block_values(frame)
+    if len(values) != len(places) or any(place is None for place in places):
+        return None
+    return list(zip(values, places, strict=True))
+
+
+@_needs(
+    "pandas",
+    "columns of blocks",
+    "which columns the arrays of a data frame hold cannot be seen, so that layouts="
+    "'auto' leaves frames of several arrays as they are",
+)
+def _has_placed_blocks() -> bool:
+    import pandas as pd
+
+    frame = pd.DataFrame({"a": [1.0]}).join(pd.DataFrame({"b": [2.0]}))
+    found = placed_blocks(frame) or []
+    return sorted(int(place) for _, places in found for place in places) == [0, 1]
 
 
 def masked_parts(array: Any) -> tuple[Any, Any] | None:

@@ -293,7 +293,7 @@ class TestLoky:
 
 class TestScikitLearn:
     def notes_of_trees(self) -> list[str]:
-        with skl_mmap.measure() as report, use_mmap(layouts="auto"):
+        with skl_mmap.measure() as report, use_mmap():
             cross_validate(DecisionTreeRegressor(random_state=0), X, Y, cv=KFold(3))
         return [note for note in report.notes if "DecisionTreeRegressor" in note]
 
@@ -305,7 +305,7 @@ class TestScikitLearn:
 
     def test_without_its_scorers_layouts_stay(self, without: Without) -> None:
         def notes_of_search() -> list[str]:
-            with skl_mmap.measure() as report, use_mmap(layouts="auto"):
+            with skl_mmap.measure() as report, use_mmap():
                 tree = DecisionTreeRegressor(random_state=0)
                 scoring = ["r2", "neg_mean_squared_error"]
                 cross_validate(tree, X, Y, cv=KFold(3), scoring=scoring)

@@ -169,7 +169,7 @@ TESTED_PARTS = {
         "report": "findings picture",
     },
     "there is a table or a language in it, and tests go through its cases": {
-        "backend": "observation pickling",
+        "backend": "layout_choice layouts observation pickling",
         "copies": "known_layouts",
         "estimators": "fit_inputs",
         "containers": "pandas polars",
@@ -242,6 +242,6 @@ def test_rooms_speak_to_what_other_rooms_hand_out() -> None:
         # Its import is that of pandas, which not everybody has.
         ("files/_load.py", "containers._pandas"),
         # Tasks are known by the names of their functions, as those of scikit-learn.
-        ("backend/_layouts.py", "estimators._single_fits"),
-        ("backend/_layouts.py", "estimators._stacking"),
+        ("backend/_layout_choice.py", "estimators._single_fits"),
+        ("backend/_layout_choice.py", "estimators._stacking"),
     }

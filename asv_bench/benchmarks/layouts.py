@@ -1,7 +1,8 @@
 """Layouts of X: precision, order of elements, order of rows, and one converted copy.
 
 The estimators want another layout than they are given: forests take float32, and
-Lasso takes columns. Under layouts="auto" the backend converts once, for all workers.
+Lasso takes columns. Under layouts="auto", the default, the backend converts once, for
+all workers.
 """
 
 from __future__ import annotations
@@ -45,9 +46,7 @@ class Layouts(DetailedJob):
     param_names = ["X", "estimator", "row_order", "layouts"]
 
     def setup(self, layout: str, estimator: str, row_order: str, layouts: str) -> None:
-        self.options: dict[str, Any] = {"row_order": row_order}
-        if layouts != "given":
-            self.options["layouts"] = layouts
+        self.options: dict[str, Any] = {"row_order": row_order, "layouts": layouts}
         with use_backend("mmap", _N_JOBS, **self.options):
             warm_up(_N_JOBS, _ESTIMATORS[estimator]())
         self.X, self.y = make_friedman(PROFILE.rows(_ROWS), **_LAYOUTS[layout])

@@ -19,6 +19,7 @@ from loky.process_executor import ShutdownExecutorError
 from skl_mmap import _compat
 from skl_mmap.backend._calls import CallWatch
 from skl_mmap.backend._indices import compact_waiting
+from skl_mmap.backend._layout_choice import LayoutChoice
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._pool import get_executor, submit, why_spawned
 from skl_mmap.backend._task import Task, unpack
@@ -49,13 +50,11 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         ``"exact"`` gives the same results as joblib's "loky", bit for bit. ``"any"``
         may reorder the rows within a train set, so that all but a few hundred of them
         are mapped and not copied.
-    layouts : {"given", "auto"}, default="given"
+    layouts : {"auto", "given"}, default="auto"
         ``"auto"`` hands estimators that would convert X to another dtype or order
-        (trees want float32) a view of one shared converted copy, instead of letting
-        every worker make its own. Only conversions that the estimator makes itself:
-        results stay the same, bit for bit. Arrays only, and tasks of scikit-learn's
-        cross-validation, searches and ensembles; `skl_mmap.measure` says who gets
-        what.
+        (trees want float32) rows of one shared converted copy. Results stay the same,
+        bit for bit: it is done where a table says so. Arrays and frames, in tasks of
+        scikit-learn; `skl_mmap.measure` says who gets what. ``"given"`` hands on X.
     store : {"auto", "memory", "disk"} or path-like, default="auto"
         Where shared arrays live: in memory (memfd), on disk in the temporary folder
         or the one given, or in memory while there is room.
@@ -126,6 +125,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self._workers: Any = None
         self.parallel: Any = None
         self._watch: CallWatch | None = None
+        self._choice: LayoutChoice | None = None
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return how many tasks run at the same time; the rules of joblib's "loky"."""
@@ -180,7 +180,10 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             store.next_call()
         self._close_files()
         self._files = FilePool.for_call(options.min_bytes)
-        self._watch = None
+        self._watch = self._choice = None
+        if options.layouts == "auto" and options.min_bytes is not None:
+            n_jobs = 1 if self.parallel is None else self.parallel.n_jobs
+            self._choice = LayoutChoice(n_jobs, options.min_bytes)
         if is_measuring() and self.parallel is not None:
             self._watch = CallWatch(
                 self.parallel.n_jobs, options, self.inner_max_num_threads, self.owner
@@ -190,6 +193,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         """End a call: tell who measures what its tasks had in common."""
         if self._store is not None:
             self._store.end_call()
+        self._choice = None
         if self._watch is not None:
             publish(self._watch.record())
             self._watch = None
@@ -208,6 +212,8 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         if self._store is None:  # a late task of a call that was aborted
             self.start_call()
         options = self._call_options
+        if self._choice is not None:
+            self._choice.choose([func, *_compat.waiting_batches(self.parallel)])
         freed_bytes = compact_waiting(self.parallel, options)
         task = Task(func, self._store, options, freed_bytes, self._files)
         if self._watch is not None:  # index arrays are runs by now

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap._compat import tasks_of
-from skl_mmap.backend._layouts import find_saved_conversion
+from skl_mmap.backend._layout_choice import find_saved_conversion
+from skl_mmap.backend._layouts import given_of
 from skl_mmap.backend._observation import label_task
 from skl_mmap.backend._options import Options
 from skl_mmap.containers import count_bytes
@@ -59,7 +60,7 @@ class CallWatch:
         signature = inspect.signature(inspect.unwrap(function))
         arguments = signature.bind_partial(*args, **kwargs).arguments
         train, test = arguments.get("train"), arguments.get("test")
-        X = arguments.get("X")
+        X = given_of(arguments.get("X"))
         self._see_input(X)
         shape = getattr(X, "shape", None)
         if arguments.get("y") is not None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skl_mmap import _compat
-from skl_mmap.backend._layouts import InLayout, with_columns, with_layouts
+from skl_mmap.backend._layouts import InLayout, settle
 from skl_mmap.backend._options import Options
 from skl_mmap.containers import RowSize, container_of
 from skl_mmap.memory import Runs, index_of_runs, index_runs
@@ -69,8 +69,6 @@ def compact_batch(batch: Any, options: Options) -> tuple[Any, int]:
     before = items = _compat.tasks_of(batch)
     if before is None or items is None:
         return batch, 0
-    if options.layouts == "auto" and options.min_bytes is not None:
-        items = with_layouts(items, options.min_bytes)
     compact = [compact_item(item, options) for item in items]
     return _compat.with_tasks(batch, compact), sum(map(_freed_bytes, before, compact))
 
@@ -93,8 +91,6 @@ def compact_item(item: Any, options: Options) -> Any:
         args, kwargs = _in_any_order(function, args, kwargs)
     if options.min_bytes is None:
         return function, args, kwargs
-    if options.layouts == "auto":
-        function, args, kwargs = with_columns((function, args, kwargs))
     values = (*args, *kwargs.values())
     # An array that is there twice stays one: what is written to it is seen in both.
     compacted: dict[int, Any] = {}
@@ -104,11 +100,9 @@ def compact_item(item: Any, options: Options) -> Any:
             compacted[id(value)] = _compact_value(value, values, options)
         return compacted[id(value)]
 
-    return (
-        function,
-        tuple(compact(value) for value in args),
-        {name: compact(value) for name, value in kwargs.items()},
-    )
+    args = tuple(compact(value) for value in args)
+    kwargs = {name: compact(value) for name, value in kwargs.items()}
+    return function, *settle(args, kwargs)
 
 
 def _n_rows(values: tuple[Any, ...]) -> int:

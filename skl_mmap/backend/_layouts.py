@@ -1,165 +1,195 @@
-"""The layout in which a task gets X, with ``layouts="auto"``.
+"""X of a task in another layout than it has: how it is sent, and put together again.
 
-An estimator that would convert X by itself, fold by fold and in every worker, gets a
-view of one converted copy that all workers share::
+::
 
-    task(estimator, X, ...)  -->  task(estimator, InLayout(X, float32), ...)
-                                                   |
-                                       the store makes it once, when
-                                       the first such task is pickled
+    parent   task(estimator, X, train=train, ...)
+             task(estimator, InLayout(X, float32), ...)   all rows, or those of train
 
-Exactness needs two things. The estimator must make this very conversion itself, which
-`skl_mmap.copies` knows; and nothing else in the task may look at X, which is true of
-the tasks that scikit-learn makes.
+    worker   an array or frame over one converted copy, which all workers share; or X,
+             whose rows of train come from there
+
+Who gets what is decided in _layout_choice.py.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from skl_mmap._compat import is_fitting_task, is_handing_scorer
-from skl_mmap.memory import MAX_RUNS, Conversion, Runs, find_runs
+from skl_mmap.containers import container_of
+from skl_mmap.memory import (
+    MAX_RUNS,
+    ArrayHandle,
+    Conversion,
+    Runs,
+    find_runs,
+    rebuild_array,
+)
 from skl_mmap.monitor import note
 from skl_mmap.orders import rows_of_pages
 
-# What they do with X is what scikit-learn's own tasks do: select rows, and hand them to
-# the estimator or to a scorer.
-_OWN_TASKS = frozenset(
-    {
-        ("skl_mmap.estimators._stacking", "fit_on_all"),
-        ("skl_mmap.estimators._stacking", "predict_fold"),
-        ("skl_mmap.estimators._single_fits", "fit_alone"),
-    }
-)
-# Those of them that select rows, so that folds have C order whatever X has.
-_TRAIN = "train"
-_KINDS = "fiu"
+# More runs than this are not long.
+_MAX_LONG_RUNS = 256
 
 
-class InLayout(NamedTuple):
-    """An array of a task that is to be shared in another layout.
+@dataclass(frozen=True, slots=True, eq=False)
+class InLayout:
+    """X of a task that is to be shared in another layout.
 
     Attributes
     ----------
-    array : ndarray
-        The array as the task has it.
+    given : ndarray or DataFrame
+        X as the task has it.
+    numbers : ndarray or Stack
+        What is stored: the array, or the columns of the frame.
     conversion : Conversion
-        The layout.
-    column_runs : tuple of (int, int)
-        Runs of the train set, if it is to be selected into Fortran order.
+        The layout in which it is.
+    is_for_train : bool
+        Whether that is for the train set only, and all other rows are selected as they
+        would be from what was given.
+    train_place : int or str
+        Which argument of the task the train set is.
+    train : index array, or the runs of one
+        The train set itself, once it is in its final order.
     """
 
-    array: npt.NDArray[Any]
+    given: Any
+    numbers: Any
     conversion: Conversion
-    column_runs: tuple[tuple[int, int], ...] = ()
+    is_for_train: bool = False
+    train_place: int | str = 0
+    train: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the array."""
-        return self.array.shape
+        """Shape of X."""
+        return self.given.shape  # type: ignore[no-any-return]
+
+    @property
+    def is_array(self) -> bool:
+        """Whether X is an array."""
+        return self.numbers is self.given
+
+    @property
+    def is_by_column(self) -> bool:
+        """Whether rows of the other layout do not lie in one piece."""
+        return self.is_array and self.conversion.order == "F"
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all rows in the other layout."""
+        itemsize = self.conversion.dtype_of(self.numbers).itemsize
+        return itemsize * self.shape[0] * self.shape[1]
 
     @property
     def row_bytes(self) -> int:
         """Bytes of the part of one row that lies in one piece in the other layout."""
-        itemsize = self.conversion.dtype_of(self.array).itemsize
-        return itemsize if self.conversion.order == "F" else itemsize * self.shape[1]
+        n_parts = self.shape[1] if self.is_by_column else 1
+        return self.n_bytes // (self.shape[0] * n_parts)
+
+    @property
+    def name(self) -> str:
+        """The layout, as in "float32 C"."""
+        order = self.conversion.order_of(self.numbers) if self.is_array else "C"
+        return f"{self.conversion.dtype_of(self.numbers)} {order}"
+
+    @property
+    def needs_given(self) -> bool:
+        """Whether numbers of other rows would be lost in the other layout."""
+        dtype = self.conversion.dtype_of(self.numbers)
+        return self.is_for_train and dtype != self.numbers.dtype
+
+    def by_row(self) -> Any:
+        """Return the array such that rows of it are selected from C order."""
+        conversion = Conversion(order="C", is_optional=True)
+        if not self.is_array or not conversion.is_needed_for(self.given):
+            return self.given
+        return InLayout(self.given, self.given, conversion)
+
+    def reduce(self, handle: ArrayHandle) -> Any:
+        """Return what `__reduce__` would, with the handle of what is stored."""
+        if self.is_by_column and self.is_for_train:
+            settings = handle.settings._replace(is_by_column=True)
+            handle = replace(handle, settings=settings)
+        rebuild = None
+        if not self.is_array:
+            container = container_of(self.given)
+            assert container is not None
+            rebuild = container.rebuild_over(self.given)
+        if not self.is_for_train:
+            return _rebuild, (handle, rebuild)
+        given = self.by_row() if self.needs_given else None
+        return _rebuild_for_train, (handle, rebuild, self.train, given)
 
 
-def name_conversion(array: npt.NDArray[Any], conversion: Conversion) -> str:
-    """Name a layout, as in "float32 C"."""
-    return f"{conversion.dtype_of(array)} {conversion.order_of(array)}"
+def _rebuild(handle: ArrayHandle, rebuild: Any) -> Any:
+    numbers = rebuild_array(handle)
+    if rebuild is None:
+        return numbers
+    function, arguments = rebuild
+    return function(numbers, *arguments)
 
 
-def with_layouts(items: list[Any], min_bytes: int) -> list[Any]:
-    """Return the tasks of a batch with X in the layout that their estimators want."""
-    return [_with_layout(item, min_bytes) for item in items]
+def _rebuild_for_train(
+    handle: ArrayHandle, rebuild: Any, train: Any, given: Any
+) -> Any:
+    source = _rebuild(handle, rebuild)
+    X = source if given is None else given
+    container = container_of(X)
+    assert container is not None
+    return container.with_train_rows(X, source, train, is_source=given is None)
 
 
-def _with_layout(item: Any, min_bytes: int) -> Any:
-    function, args, kwargs = item
-    arguments = _bind(function, args, kwargs)
-    if arguments is None or not _is_convertible(arguments.get("X"), min_bytes):
-        return item
-    X: npt.NDArray[Any] = arguments["X"]
-    conversion = _choose_conversion(arguments)
-    if conversion is None or not conversion.is_needed_for(X):
-        return item
-    return _replace(item, X, InLayout(X, conversion))
+def given_of(value: Any) -> Any:
+    """Return an argument as the task had it."""
+    return value.given if type(value) is InLayout else value
 
 
-def with_columns(item: Any) -> Any:
-    """Decide how the train set of a task is selected from an array in Fortran order.
+def settle(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Tell X of a task in another layout which rows it is for, in their final order.
 
-    Column by column if all of it can be mapped like that. Otherwise it would be copied
-    into C order, and converted by the estimator, so that X had better be in C order.
+    Train sets are selected column by column from arrays in Fortran order. If they are
+    in long runs, and cannot be mapped like that, X stays as it is: its rows are mapped
+    then, and converted by the estimator.
     """
-    function, args, kwargs = item
-    X = next((v for v in (*args, *kwargs.values()) if type(v) is InLayout), None)
-    if X is None or X.conversion.order != "F":
-        return item
-    arguments = _bind(function, args, kwargs) or {}
-    if arguments.get(_TRAIN) is None:
-        return item  # all rows, in the order that the estimator wants
-    problem, runs = _find_columns(arguments, X.shape, X.row_bytes)
-    if problem or runs is None:
-        note(f"train sets are copied into Fortran order by the estimator: {problem}")
-        settled: Any = X._replace(conversion=X.conversion._replace(order="C"))
-        if not settled.conversion.is_needed_for(X.array):
-            settled = X.array
-    else:
-        settled = X._replace(column_runs=tuple(map(tuple, runs.tolist())))
-    return _replace(item, X, settled)
+    X = next((v for v in (*args, *kwargs.values()) if _is_for_train(v)), None)
+    if X is None:
+        return args, kwargs
+    place = X.train_place
+    train = args[place] if isinstance(place, int) else kwargs[place]
+    settled = replace(X, train=train)
+    if X.is_by_column:
+        problem = why_not_by_column(X.shape, X.row_bytes, runs_of(train, X.shape[0]))
+        if problem:
+            note(f"train sets are put into Fortran order by the estimator: {problem}")
+            settled = X.by_row()
+    return (
+        tuple(settled if value is X else value for value in args),
+        {name: settled if value is X else value for name, value in kwargs.items()},
+    )
 
 
-def _find_columns(
-    arguments: dict[str, Any], shape: tuple[int, ...], itemsize: int
-) -> tuple[str | None, Runs | None]:
-    """Say why a train set is not selected column by column, and find its runs."""
-    train = arguments[_TRAIN]
-    runs = train.runs if hasattr(train, "runs") else _runs_of(train, shape[0])
-    problem = why_not_by_column(shape, itemsize, runs)
-    if arguments.get("return_train_score"):
-        problem = "train scores are computed from them as well"
-    return problem, runs
+def _is_for_train(value: Any) -> bool:
+    return type(value) is InLayout and value.is_for_train
 
 
-def find_saved_conversion(item: Any, min_bytes: int) -> str:
-    """Name the layout, as "float32 C", that ``layouts="auto"`` would share with a task.
-
-    Empty where nobody knows without a probe, or where the estimator would convert its
-    train set nevertheless.
-    """
-    arguments = _bind(*item)
-    if arguments is None or not _is_convertible(arguments.get("X"), min_bytes):
-        return ""
-    layout, _ = _find_layout(arguments, probes=False)
-    if layout is None:
-        return ""
-    if arguments.get(_TRAIN) is not None and layout.order == "F":
-        itemsize = np.dtype(layout.dtype).itemsize
-        if _find_columns(arguments, arguments["X"].shape, itemsize)[0]:
-            return ""
-    return f"{layout.dtype} {layout.order}"
-
-
-def _runs_of(train: Any, n_rows: int) -> Runs | None:
-    train = np.asarray(train)
-    is_index = train.ndim == 1 and train.size and train.dtype.kind in "iub"
-    return find_runs(train, n_rows, max_runs=MAX_RUNS) if is_index else None
+def runs_of(train: Any, n_rows: int) -> Runs | None:
+    """Return the runs of a train set; None if there are too many."""
+    if hasattr(train, "runs"):
+        return train.runs  # type: ignore[no-any-return]
+    return find_runs(np.asarray(train), n_rows, max_runs=MAX_RUNS)
 
 
 def why_not_by_column(
     shape: tuple[int, ...], itemsize: int, runs: Runs | None
 ) -> str | None:
-    """Say why the columns of some rows cannot all be mapped; None if they can.
+    """Say why rows in long runs cannot all be mapped column by column.
 
     Each column begins at a page if `n_samples` fills whole pages, and so does each
-    column of the train set if its size does. The same holds for its runs.
+    column of the train set if its size does. The same holds for its runs. Rows without
+    long runs are copied in any case.
 
     Examples
     --------
@@ -169,89 +199,12 @@ def why_not_by_column(
     'their runs of rows do not begin and end at multiples of 512'
     """
     unit = rows_of_pages(itemsize)
-    if runs is None or len(runs) * shape[1] > MAX_RUNS:
-        return "their rows are not in long runs"
+    if runs is None or len(runs) > _MAX_LONG_RUNS:
+        return None
+    if len(runs) * shape[1] > MAX_RUNS:
+        return f"{len(runs)} runs of rows in {shape[1]} columns are too many"
     if shape[0] % unit:
         return f"the number of rows, {shape[0]}, is not a multiple of {unit}"
     if np.any(runs % unit):
         return f"their runs of rows do not begin and end at multiples of {unit}"
     return None
-
-
-def _replace(item: Any, old: Any, new: Any) -> Any:
-    function, args, kwargs = item
-    return (
-        function,
-        tuple(new if arg is old else arg for arg in args),
-        {name: new if value is old else value for name, value in kwargs.items()},
-    )
-
-
-def _bind(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Return the arguments of a task by name; None if it may do anything with X."""
-    function = inspect.unwrap(function)
-    name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
-    if name not in _OWN_TASKS and not is_fitting_task(function):
-        return None
-    arguments = inspect.signature(function).bind_partial(*args, **kwargs).arguments
-    return arguments if is_handing_scorer(arguments.get("scorer")) else None
-
-
-def _is_convertible(X: Any, min_bytes: int) -> bool:
-    # Of frames, conversions would have to be those of pandas.
-    return (
-        isinstance(X, np.ndarray)
-        and type(X) is not np.matrix
-        and not isinstance(X, np.ma.MaskedArray)
-        and X.ndim == 2
-        and X.dtype.kind in _KINDS
-        and X.dtype.isnative
-        and X.nbytes >= max(min_bytes, 1)
-    )
-
-
-def _given_order(arguments: dict[str, Any]) -> str:
-    """Return the order in which the estimator gets X, or rows of it."""
-    # numpy selects rows into C order, and has to copy them from any other.
-    selects_rows = arguments.get(_TRAIN) is not None
-    return "C" if selects_rows else Conversion().order_of(arguments["X"])
-
-
-def _find_layout(arguments: dict[str, Any], *, probes: bool = True) -> tuple[Any, str]:
-    """Return the layout that the estimator of a task wants, or None, and why."""
-    from skl_mmap.copies import find_layout
-
-    estimator = _estimator_of(arguments)
-    if estimator is None:
-        return None, "its parameters cannot be set"
-    X, y, order = arguments["X"], arguments.get("y"), _given_order(arguments)
-    return find_layout(estimator, X, y, order=order, probes=probes)
-
-
-def _choose_conversion(arguments: dict[str, Any]) -> Conversion | None:
-    layout, reason = _find_layout(arguments)
-    name = type(arguments["estimator"]).__name__
-    if layout is None:
-        note(f"{name} was given X as it is: {reason}")
-        if arguments.get(_TRAIN) is None:
-            return None
-        return Conversion(order=_given_order(arguments), is_optional=True)
-    note(f"{name} was given X as {layout.dtype} {layout.order}: {reason}")
-    return Conversion(np.dtype(layout.dtype), layout.order, is_optional=True)
-
-
-def _estimator_of(arguments: dict[str, Any]) -> Any:
-    """Return the estimator as it will be fitted; None if that cannot be known."""
-    estimator = arguments.get("estimator")
-    parameters = arguments.get("parameters")
-    if not parameters:
-        return estimator
-    from sklearn.base import clone
-
-    try:
-        estimator = clone(estimator)
-        return estimator.set_params(**clone(parameters, safe=False))
-    except Exception:  # noqa: BLE001 - the task itself will say what is wrong
-        return None

@@ -36,7 +36,7 @@ class Options:
     row_order : {"exact", "any"}, default="exact"
         Whether the rows of a train set keep their order, or may be put into one in
         which nearly all of them can be mapped.
-    layouts : {"given", "auto"}, default="given"
+    layouts : {"auto", "given"}, default="auto"
         Whether estimators that would convert X are handed one shared converted copy.
     store : {"auto", "memory", "disk"} or path-like, default="auto"
         Where shared arrays live.
@@ -59,7 +59,7 @@ class Options:
     min_bytes: int | None = 1 << 20
     mmap_mode: str = "c"
     row_order: str = "exact"
-    layouts: str = "given"
+    layouts: str = "auto"
     store: Any = "auto"
     adopt: bool = False
     idle_worker_timeout: float = 300.0
@@ -215,8 +215,8 @@ _CHECKS: dict[str, Any] = {
     "min_bytes": _check_min_bytes,
     "layouts": _choice(
         "layouts",
-        given="tasks get arrays as they are",
         auto="estimators that would convert X share one converted copy",
+        given="tasks get X as it is",
     ),
     "mmap_mode": lambda value: Settings.from_parameter(value).mmap_mode,
     "row_order": _choice(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
-import dataclasses
 import functools
 import io
 import pickle
@@ -22,7 +21,7 @@ import numpy.typing as npt
 from loky.backend.reduction import get_loky_pickler
 
 from skl_mmap.backend._indices import RowIndex
-from skl_mmap.backend._layouts import InLayout, name_conversion
+from skl_mmap.backend._layouts import InLayout
 from skl_mmap.backend._object_arrays import rebuild_objects, share_objects
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._parts import PartsReader, TaskPickle
@@ -205,22 +204,16 @@ class TaskPickler(_ArrayPickler):
         return self._keep(share, array)
 
     def reduce_in_layout(self, obj: InLayout) -> Any:
-        """Share a converted copy, or the array itself where that cannot be had."""
-        array, conversion, column_runs = obj
+        """Share a converted copy, or X itself where that cannot be had."""
+        handle = None
         try:
-            handle = self._share(array, conversion)
+            handle = self._share(obj.numbers, obj.conversion)
         except (LossyConversionError, SharingError) as error:
-            reason = error.args[0]
             note(
-                f"an array of shape {array.shape} and dtype {array.dtype} was shared "
-                f"as it is, and not as {name_conversion(array, conversion)}: "
-                f"{reason}"
+                f"X of shape {obj.shape} and dtype {obj.numbers.dtype} was shared as "
+                f"it is, and not as {obj.name}: {error.args[0]}"
             )
-            handle = None
-        if handle is not None:
-            settings = handle.settings._replace(column_runs=column_runs)
-            return rebuild_array, (dataclasses.replace(handle, settings=settings),)
-        return self.reduce_array(array) or (_as_it_is, (np.asarray(array),))
+        return obj.reduce(handle) if handle is not None else (_as_it_is, (obj.given,))
 
     def reduce_index(self, runs: Runs, n_rows: int) -> Any:
         identity = self._keep(self._store.identity, n_rows)
@@ -371,8 +364,8 @@ class _ResultStream:
             self._file = None
 
 
-def _as_it_is(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return array
+def _as_it_is(X: Any) -> Any:
+    return X
 
 
 def _reduce_writable(array: npt.NDArray[Any], memmap: np.memmap[Any, Any]) -> Any:

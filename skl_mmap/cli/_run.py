@@ -43,8 +43,8 @@ _BACKEND_OPTIONS = {
         "of train rows under mmap: as in other backends, or what saves most memory",
     ),
     "layouts": (
-        ("given", "auto"),
-        "of X under mmap: as it is, or one converted copy for all that need it",
+        ("auto", "given"),
+        "of X under mmap: one converted copy for all that need it, or as it is",
     ),
 }
 _NO_TASKS = (

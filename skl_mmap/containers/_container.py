@@ -22,6 +22,7 @@ from skl_mmap.memory import (
     Placement,
     Reason,
     Settings,
+    Stack,
     count_selected,
 )
 
@@ -105,6 +106,30 @@ class Container(ABC):
     def block_by_column(self, X: Any) -> npt.NDArray[Any] | None:
         """Return the array of X whose rows could be mapped in Fortran order."""
         return None
+
+    def numbers(self, X: Any) -> npt.NDArray[Any] | Stack | None:
+        """Return the numbers of X, column by column, if other rows may hold them.
+
+        As an array of shape (n_columns, n_rows), or several. None if X has to stay as
+        it is: if it has several dtypes, say.
+        """
+        return None
+
+    def rebuild_over(self, X: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Return how X is put together from other numbers, of that shape.
+
+        A function that takes them, and the arguments after that.
+        """
+        raise NotImplementedError  # of kinds that have `numbers`
+
+    def with_train_rows(
+        self, X: Any, source: Any, train: npt.NDArray[Any], *, is_source: bool
+    ) -> Any:
+        """Return X, whose rows of a train set are those of another one.
+
+        As `skl_mmap.memory.with_train_rows` does for arrays.
+        """
+        raise NotImplementedError  # of kinds that have `numbers`
 
     def share(self, X: Any, placement: Placement, settings: Settings) -> Any:
         """Copy X into shared memory; None if that is not possible."""

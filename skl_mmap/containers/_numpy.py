@@ -18,6 +18,7 @@ from skl_mmap.memory import (
     map_array,
     plan_rows,
     reading_in_order,
+    with_train_rows,
 )
 
 ARRAY_TYPES = (np.ndarray, np.memmap, SharedArray)
@@ -52,6 +53,11 @@ class ArrayContainer(Container):
         if X.dtype.hasobject or not len(rows):
             return super().plan(X, rows, geometry_of)
         return plan_rows(geometry_of(X), rows).cost
+
+    def with_train_rows(
+        self, X: Any, source: Any, train: npt.NDArray[Any], *, is_source: bool
+    ) -> Any:
+        return with_train_rows(X, source, train, is_source=is_source)
 
     def gather(
         self,

@@ -15,14 +15,16 @@ frame at any assignment, so each selection looks at what the frame is made of th
 from __future__ import annotations
 
 import copyreg
+import functools
 import mmap
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from skl_mmap._compat import block_values, masked_parts, single_block
+from skl_mmap._compat import block_values, masked_parts, placed_blocks, single_block
 from skl_mmap.containers._container import Container, GeometryOf, RowSize, register
 from skl_mmap.containers._numpy import CHUNK_BYTES
 from skl_mmap.memory import (
@@ -37,6 +39,8 @@ from skl_mmap.memory import (
     Runs,
     SegmentWriter,
     Settings,
+    Stack,
+    TrainRows,
     carry_out,
     counters,
     expand_runs,
@@ -68,6 +72,8 @@ class _Shared(ClosedAtExit):
     """Selects rows in shared memory; pickled as what pandas has, by value."""
 
     _plain_class: type[Any]
+    # Selects rows in a way of its own, or returns None; see memory/_train_rows.py.
+    _take_train: Callable[[npt.NDArray[Any]], Any] | None = None
 
     def take(self: Any, indices: Any, axis: Any = 0, **parameters: Any) -> Any:
         """Select rows without copying them, or columns."""
@@ -301,6 +307,10 @@ def _row_index(
 
 def _select(frame: Any, index: npt.NDArray[Any]) -> Any:
     """Select rows as planned, and count what it costs; None if pandas has to do it."""
+    if frame._take_train is not None:
+        rows = frame._take_train(index)
+        if rows is not None:
+            return rows
     block = numeric_block(frame) if frame.ndim == 2 else None
     if block is not None:
         joined = select_rows(block.T, index, np.ndarray)
@@ -440,6 +450,33 @@ def _rebuild_series() -> SharedSeries:
     return SharedSeries.__new__(SharedSeries)
 
 
+def _rebuild_frame_over(
+    numbers: npt.NDArray[Any],
+    index: pd.Index,
+    columns: pd.Index,
+    attrs: dict[Any, Any],
+    allows_duplicate_labels: bool,
+) -> SharedFrame:
+    """Return a frame over numbers of shape (n_columns, n_rows)."""
+    frame = make_frame(numbers.T, columns, index)
+    frame.attrs = attrs
+    frame.flags.allows_duplicate_labels = allows_duplicate_labels
+    return frame  # type: ignore[no-any-return]
+
+
+def _take_by_column(frame: Any, index: npt.NDArray[Any]) -> pd.DataFrame:
+    """Copy rows of a frame that lie one after the other into columns."""
+    rows = np.asarray(numeric_block(frame)).T
+    columns = np.empty((rows.shape[1], len(index)), rows.dtype)
+    n_at_once = max(CHUNK_BYTES // (rows.itemsize * rows.shape[1]), 1)
+    for start in range(0, len(index), n_at_once):
+        stop = start + n_at_once
+        columns[:, start:stop] = rows[index[start:stop]].T
+    labels = _take_labels(frame.index, index)
+    taken = pd.DataFrame(columns.T, index=labels, columns=frame.columns, copy=False)
+    return taken.__finalize__(frame, method="take")
+
+
 # Sharing.
 
 
@@ -567,6 +604,33 @@ class PandasContainer(Container):
         if block is None or block.ndim != 2 or block.flags.f_contiguous:
             return None
         return block
+
+    def numbers(self, X: Any) -> npt.NDArray[Any] | Stack | None:
+        if X.ndim != 2 or not X.size:
+            return None
+        block = numeric_block(X)
+        if block is not None:
+            return block
+        placed = placed_blocks(X) or []
+        parts = [values for values, _ in placed]
+        are_arrays = bool(parts) and all(
+            isinstance(part, np.ndarray) and part.ndim == 2 for part in parts
+        )
+        if not are_arrays or {part.dtype for part in parts} != {parts[0].dtype}:
+            return None
+        return Stack(parts, [place for _, place in placed])
+
+    def rebuild_over(self, X: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        labels = X.index, X.columns, X.attrs, X.flags.allows_duplicate_labels
+        return _rebuild_frame_over, labels
+
+    def with_train_rows(
+        self, X: Any, source: Any, train: npt.NDArray[Any], *, is_source: bool
+    ) -> Any:
+        copy_others = functools.partial(_take_by_column, source) if is_source else None
+        frame = SharedFrame(X, copy=False).__finalize__(X)
+        frame._take_train = TrainRows(train, source.take, copy_others).take
+        return frame
 
     def plan(self, X: Any, rows: npt.NDArray[Any], geometry_of: GeometryOf) -> Cost:
         # pandas' loc turns a mask into indices for take().

@@ -1,8 +1,8 @@
 """Which layout an estimator converts its input to, as far as that is known.
 
-A table of estimators was measured with `check_copies` and ships as data, with the
-versions that it is true of. An estimator that is not in it, has parameters that could
-matter, or is of another version, is probed once on a sample of the data.
+A table of estimators was measured and ships as data, with the versions that it is true
+of. Nothing else is known: an estimator that is not in it, has parameters that could
+matter, or is of another version, gets X as it is.
 """
 
 from __future__ import annotations
@@ -10,25 +10,20 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import threading
 from collections.abc import Callable
 from importlib import metadata, resources
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from skl_mmap._compat import CHECKING_FUNCTIONS
 from skl_mmap.copies._job import Answers, agree
-from skl_mmap.copies._prober import Prober, as_table
-from skl_mmap.copies._results import CopySite, Layout, Reason, layout_of
+from skl_mmap.copies._results import CopySite, Layout, Reason
 
 _TABLE = "layouts.json"
 # Copies of X that count as none, and that have to be saved at least.
 _MIN_COPIES = 0.1
 _MIN_SAVED = 0.15
-# Bytes of the sample that is probed: enough to tell a copy of X from vectors.
-_SAMPLE_BYTES = 8 << 20
 # What these are has nothing to do with how the input is converted. Of all others,
 # numbers do not matter, and words and flags have to be the defaults, as measured.
 _HARMLESS = frozenset(
@@ -41,57 +36,53 @@ _HARMLESS = frozenset(
 )
 
 
-_lock = threading.Lock()
-_probed: dict[tuple[Any, ...], tuple[Layout | None, str]] = {}
-
-
 def find_layout(
     estimator: Any,
-    X: npt.NDArray[Any],
-    y: Any,
+    X: Any,
+    y: Any,  # noqa: ARG001 - no row of the table depends on it
     *,
     order: str,
-    probes: bool = True,
 ) -> tuple[Layout | None, str]:
-    """Find out to which layout an estimator converts X by itself.
+    """Look up to which layout an estimator converts X by itself.
 
     Parameters
     ----------
     estimator : estimator
         Not fitted. Of a pipeline, its first step is looked at.
-    X : ndarray of shape (n_samples, n_features)
-        The data.
+    X : ndarray or DataFrame of shape (n_samples, n_features)
+        The data; only its dtype is looked at.
     y : array-like of shape (n_samples,) or None
         The target.
-    order : {"C", "F"}
-        The order in which the estimator would get X, or rows of it.
-    probes : bool, default=True
-        Whether to probe an estimator that the table does not know.
+    order : {"C", "F", "frame"}
+        The order in which the estimator would get X, or rows of it. "frame" is a frame
+        of pandas with one numeric dtype, stored by columns.
 
     Returns
     -------
     layout : Layout or None
-        None if it takes X as it is, or does more than convert it.
+        None if it takes X as it is, does more than convert it, or is not known. Of a
+        frame, it is how a frame with the same names is to be stored.
     reason : str
         Why, in words.
-
-    Notes
-    -----
-    A probe takes some seconds, in a process of its own; its result is kept.
     """
     consumer = _first_consumer(estimator)
     if not hasattr(consumer, "get_params"):
         return None, "nothing is known about what takes X first"
     class_ = type(consumer)
     row = known_layouts().get(f"{class_.__module__}.{class_.__qualname__}")
-    if row is None or not _has_default_words(consumer):
-        if not probes:
-            return None, "nothing is known about it without a probe"
-        return _probe_once(consumer, X, y, order)
-    layout = row.get(f"{X.dtype} {order}")
+    if row is None:
+        return None, "nothing is known about it"
+    if not _has_default_words(consumer):
+        return None, "with these parameters it was not measured"
+    layout = row.get(f"{_dtype_of(X)} {order}")
     if layout is None:
         return None, "it takes X as it is, or does more than convert it"
     return layout, "it would convert X to that"
+
+
+def _dtype_of(X: Any) -> str:
+    """Return the dtype of an array or of the first column of a frame."""
+    return str(X.dtype if hasattr(X, "dtype") else X.dtypes.iloc[0])
 
 
 def _first_consumer(estimator: Any) -> Any:
@@ -101,31 +92,6 @@ def _first_consumer(estimator: Any) -> Any:
         used = [step for step in steps if step not in (None, "passthrough")]
         estimator = used[0] if used else None
     return estimator
-
-
-def _probe_once(
-    estimator: Any, X: npt.NDArray[Any], y: Any, order: str
-) -> tuple[Layout | None, str]:
-    """Probe an estimator on a sample of the data, if that was not done before."""
-    words = {name: repr(value) for name, value in _words_of(estimator).items()}
-    key = type(estimator), str(X.dtype), order, tuple(sorted(words.items()))
-    with _lock:
-        if key not in _probed:
-            _probed[key] = _probe(estimator, X, y, order)
-        return _probed[key]
-
-
-def _probe(
-    estimator: Any, X: npt.NDArray[Any], y: Any, order: Any
-) -> tuple[Layout | None, str]:
-    n_rows = min(len(X), max(_SAMPLE_BYTES // (X.nbytes // len(X)), 1))
-    rows = np.linspace(0, len(X) - 1, n_rows).astype(np.intp)
-    sample = np.asarray(X[rows], order=order)
-    try:
-        target = None if y is None else np.asarray(y)[rows]
-        return converts_to(estimator, sample, target)
-    except Exception as error:  # noqa: BLE001 - without the answer, X is left as it is
-        return None, f"a probe failed ({error})"
 
 
 def _has_default_words(estimator: Any) -> bool:
@@ -177,38 +143,16 @@ def _is_current(package: str, version: str) -> bool:
     return installed.split(".")[:2] == version.split(".")[:2]
 
 
-def converts_to(
-    estimator: Any, X: Any, y: Any = None, *, timeout_seconds: float = 120.0
+def find_conversion(
+    given: Layout, measure: Callable[[Layout], Answers]
 ) -> tuple[Layout | None, str]:
     """Find the layout to which an estimator converts all of X, and does only that.
 
     Three things have to be true: fit copies X only in order to convert it, when it
     checks its input; fitted model and results are the same, bit by bit, if X is
-    converted before; and fewer copies are made then. X is a sample of some MB, in the
-    layout that is asked about. Returns None if there is no such layout, and why.
-    """
-    table = as_table(X)
-    given = layout_of(table)
-    methods = ("fit", *list_results(estimator))
-    with Prober(
-        estimator,
-        table,
-        y,
-        layout=given,
-        methods=methods,
-        timeout_seconds=timeout_seconds,
-    ) as prober:
-        return find_conversion(
-            given, lambda layout: prober.measure(layout, compares=True)
-        )
-
-
-def find_conversion(
-    given: Layout, measure: Callable[[Layout], Answers]
-) -> tuple[Layout | None, str]:
-    """Find the layout to which an estimator converts; see `converts_to`.
-
-    `measure` returns what was measured in a layout, with fingerprints.
+    converted before; and fewer copies are made then. `measure` returns what was
+    measured in a layout, with fingerprints. Returns None if there is no such layout,
+    and why.
     """
     before = measure(given)
     fit = before["fit"].copies

@@ -29,11 +29,16 @@ class Layout:
         Row by row, or column by column.
     mode : {"c", "r"}, default="c"
         Mapped copy-on-write, as the backend "mmap" does, or read-only.
+    is_for_fit_only : bool, default=False
+        Of a layout that an estimator may be given instead of another: whether only what
+        it is fitted on may have it, because results keep their bits only if what they
+        are computed for stays as it is.
     """
 
     dtype: str
     order: str
     mode: str = "c"
+    is_for_fit_only: bool = False
 
     def __str__(self) -> str:
         return f"{self.dtype} {self.order} {_MODES[self.mode]}"
@@ -55,7 +60,7 @@ class Layout:
         Examples
         --------
         >>> Layout.parse("float64 C read-only")
-        Layout(dtype='float64', order='C', mode='r')
+        Layout(dtype='float64', order='C', mode='r', is_for_fit_only=False)
         """
         words = text.split()
         mode = "c"

@@ -91,10 +91,10 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         ``"exact"`` gives the same results as the estimator alone, bit for bit.
         ``"any"`` may reorder the rows within a train set, so that nearly all of them
         are mapped and not copied.
-    layouts : {"given", "auto"}, default="given"
+    layouts : {"auto", "given"}, default="auto"
         ``"auto"`` hands estimators that would convert X to another dtype or order, as
-        trees do to float32, a view of one shared converted copy. Results stay the
-        same, bit for bit.
+        trees do to float32, rows of one shared converted copy. Results stay the same,
+        bit for bit. ``"given"`` hands on X as it is.
     store : {"auto", "memory", "disk"} or path-like, default="auto"
         Where shared arrays live: in memory, on disk in the temporary folder or in the
         one given, or in memory while there is room.
@@ -175,7 +175,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         *,
         n_jobs: int | None = None,
         row_order: str = "exact",
-        layouts: str = "given",
+        layouts: str = "auto",
         store: str | os.PathLike[str] = "auto",
         adopt: bool = False,
         min_bytes: int | str | None = "1M",

@@ -66,7 +66,9 @@ from skl_mmap.memory._segment import (
 )
 from skl_mmap.memory._shared_array import SharedArray, carry_out, select_rows
 from skl_mmap.memory._sharing import share_array
+from skl_mmap.memory._stack import Stack
 from skl_mmap.memory._store import Store, stored_layout
+from skl_mmap.memory._train_rows import TrainRows, with_train_rows
 from skl_mmap.memory._user_files import (
     describe_memmap,
     reading_in_order,
@@ -103,8 +105,10 @@ __all__ = [
     "SegmentWriter",
     "Settings",
     "SharedArray",
+    "Stack",
     "Store",
     "Ticket",
+    "TrainRows",
     "Windows",
     "WrittenArray",
     "adopt",
@@ -141,5 +145,6 @@ __all__ = [
     "stored_layout",
     "stored_order",
     "trim_heap",
+    "with_train_rows",
     "writable_memmap_of",
 ]

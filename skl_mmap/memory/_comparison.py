@@ -12,6 +12,7 @@ from skl_mmap._linux.proc import PAGE_BYTES
 from skl_mmap.memory._conversion import Conversion, iterate_converted
 from skl_mmap.memory._filling import iterate_stored
 from skl_mmap.memory._segment import Segment
+from skl_mmap.memory._stack import Stack
 
 AS_IT_IS = Conversion()
 
@@ -47,7 +48,7 @@ def holds_sample(
     Only these pages are read, of the array and of the segment.
     """
     dtype = conversion.dtype_of(array)
-    rows = np.atleast_1d(np.asarray(array))
+    rows = array if isinstance(array, Stack) else np.atleast_1d(np.asarray(array))
     if conversion.order_of(array) == "F":
         rows = rows.T
     n_items = min(max(PAGE_BYTES // dtype.itemsize, 1), array.size)

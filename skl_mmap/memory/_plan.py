@@ -55,15 +55,15 @@ class Settings(NamedTuple):
         about as much time as copying some hundred KiB.
     min_bytes : int
         Smaller parts of an array are sent by value: they would keep all of it alive.
-    column_runs : tuple of (int, int)
-        Runs of rows of an array in Fortran order that are selected into Fortran order
-        too, column by column. All other rows are selected into C order, as by numpy.
+    is_by_column : bool
+        Whether rows of an array in Fortran order are selected into Fortran order too,
+        column by column, and not into C order as by numpy.
     """
 
     mmap_mode: str = "c"
     min_mapped_bytes: int = 256 << 10
     min_bytes: int = 1 << 20
-    column_runs: tuple[tuple[int, int], ...] = ()
+    is_by_column: bool = False
 
     @classmethod
     def from_parameter(cls, mmap_mode: object) -> Settings:
@@ -354,15 +354,13 @@ def plan_rows(geometry: Geometry, index: npt.NDArray[Any]) -> Plan:
 def _plan_columns(geometry: Geometry, index: npt.NDArray[Any], n_bytes: int) -> Plan:
     """Join the runs of each column of an array in Fortran order; so is the result."""
     assert geometry.origin is not None
-    column_runs = geometry.origin.settings.column_runs
-    if not column_runs:
+    if geometry.order != "F" or not geometry.origin.settings.is_by_column:
         return _left_alone(Reason.NOT_BY_ROW, n_bytes)
-    runs = None
-    if geometry.order == "F":
-        runs = find_runs(index, geometry.n_rows, max_runs=len(column_runs))
-    if runs is None or tuple(map(tuple, runs.tolist())) != column_runs:
-        return _left_alone(Reason.TEST_SETS, n_bytes)
     n_columns = geometry.row_bytes // geometry.itemsize
+    max_runs = max(MAX_RUNS // n_columns, 1)
+    runs = find_runs(index, geometry.n_rows, max_runs=max_runs)
+    if runs is None:
+        return _left_alone(Reason.SCATTERED, n_bytes)
     column_starts = geometry.n_rows * np.arange(n_columns, dtype=np.intp)
     items = (runs + column_starts[:, None, None]).reshape(-1, 2)
     as_rows = geometry._replace(row_bytes=geometry.itemsize, order="C")

@@ -56,7 +56,7 @@ class Reason(enum.Enum):
     SHORT_RUNS = "no run of rows is long enough to be mapped"
     SEAMS = "runs and seams that do not agree with the pages of the file"
     NOT_BY_ROW = "the array is not C-contiguous"
-    TEST_SETS = "of arrays converted to Fortran order, only train sets are mapped"
+    TEST_SETS = "of data that is stored as fit wants it, only train sets are mapped"
     NO_MAPPINGS = "the kernel has no room for more mappings"
     COLUMNS = "pandas copies the rows of columns of this dtype"
     MANY_COLUMNS = (

@@ -55,6 +55,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     # Called by close(): what was done for this array alone is undone there.
     on_close: Callable[[], object] | None = None
+    # Selects rows in a way of its own, or returns None; see _train_rows.py.
+    take_train: Callable[[npt.NDArray[Any]], Any] | None = None
 
     # As numpy.memmap: in numpy's functions, plain arrays win.
     __array_priority__ = -100.0
@@ -166,6 +168,9 @@ def select_rows(
     index = row_key(key, array.ndim)
     if index is None:
         return None
+    take_train = getattr(array, "take_train", None)
+    if take_train is not None and (rows := take_train(index)) is not None:
+        return rows  # type: ignore[no-any-return]
     geometry = geometry_of(array)
     plan = plan_rows(geometry, index)
     return carry_out(plan, geometry, array, count_selected(index), subtype)

@@ -48,7 +48,7 @@ from skl_mmap.memory._handles import (
     contiguous_strides,
     describe,
 )
-from skl_mmap.memory._mapping import Mapping, find_mapping
+from skl_mmap.memory._mapping import Mapping
 from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._plan import Settings
 from skl_mmap.memory._segment import (
@@ -57,6 +57,7 @@ from skl_mmap.memory._segment import (
     create_segment,
 )
 from skl_mmap.memory._sharing import publish_shared
+from skl_mmap.memory._sources import is_mapped, owner_of, place_of
 from skl_mmap.memory._user_files import describe_memmap
 from skl_mmap.memory._views import (
     MIN_VIEW_BYTES,
@@ -104,7 +105,7 @@ class _Entry:
         known = self._proved if self.is_of(array) and self.epoch == epoch else {}
         self._proved = {key: ref for key, ref in known.items() if ref() is not None}
         self._proved[id(array)] = weakref.ref(array)
-        self.place = _place_of(array)
+        self.place = place_of(array)
         self.epoch = epoch
         self.segment = segment
         # The callback runs at any moment, so it takes no lock and only lets go.
@@ -114,15 +115,15 @@ class _Entry:
             if (owner := entry()) is not None and owner.source is source:
                 owner.segment = None
 
-        source = weakref.ref(_owner_of(array), let_go)
+        source = weakref.ref(owner_of(array), let_go)
         self.source = source
 
     def is_of(self, array: npt.NDArray[Any]) -> bool:
         """Return whether this was made from the same elements in memory."""
         return (
             self.source is not None
-            and self.source() is _owner_of(array)
-            and self.place == _place_of(array)
+            and self.source() is owner_of(array)
+            and self.place == place_of(array)
         )
 
     def is_proved(self, array: npt.NDArray[Any], epoch: int) -> bool:
@@ -214,7 +215,7 @@ class Store:
         Parameters
         ----------
         array : ndarray
-            Without objects, and not empty.
+            Without objects, and not empty. Or a `Stack`, with a conversion.
         conversion : Conversion, optional
             In which layout it should be stored; as it is by default.
 
@@ -262,7 +263,7 @@ class Store:
         if segment is None:
             return None
         shared = self._handle(array, segment, conversion, offset), segment
-        source = _owner_of(array) if is_copy and as_it_is else None
+        source = owner_of(array) if is_copy and as_it_is else None
         if not self._views.is_filling(segment):  # it is told of when it is complete
             publish_shared(shared, is_copy=is_copy, source=source)
         return shared
@@ -430,13 +431,13 @@ class Store:
             array.nbytes > max(_SMALL_BYTES, self.settings.min_bytes)
             and entry.is_proved(array, self._epoch)
             # What lies in a mapping of ours is pickled by loky, and so never stale.
-            and find_mapping(array) is None
+            and not is_mapped(array)
         )
         compare = holds_sample if can_sample else holds
         return compare(segment, array, conversion, entry.offset)
 
     def _adopt(self, array: npt.NDArray[Any]) -> tuple[ArrayHandle, Segment] | None:
-        adopted = adopt(_owner_of(array), self.placement, self.settings)
+        adopted = adopt(owner_of(array), self.placement, self.settings)
         if isinstance(adopted, str):
             note(
                 f"an array of shape {array.shape} and dtype {array.dtype} was copied "
@@ -510,21 +511,6 @@ def _keeps_flags(array: npt.NDArray[Any]) -> bool:
     except (BufferError, TypeError, ValueError):
         return False
     return True
-
-
-def _owner_of(array: npt.NDArray[Any]) -> Any:
-    """Return the object whose death ends the use of an array's memory.
-
-    Views of all of an array, which input validation makes anew for each call, count
-    as the array. A part of one counts for itself: many parts, each for one task, must
-    not pile up.
-    """
-    owner = owner_of_memory(array)
-    return owner if owner.nbytes == array.nbytes else array
-
-
-def _place_of(array: npt.NDArray[Any]) -> tuple[Any, ...]:
-    return array.__array_interface__["data"][0], array.strides
 
 
 def stored_layout(

@@ -128,7 +128,7 @@ class CallRecord:
         Whether tasks had train sets or splitters, which ``row_order="any"`` is about.
     conversions : mapping of str to str
         By the estimator of a task's label: the layout to which it converts X, if
-        ``layouts="auto"`` is known to save that.
+        ``layouts="auto"`` would save that. Empty where it does.
     input_bytes : int or None
         Size of the largest argument X of the tasks; None if they have none, or one of
         unknown size.

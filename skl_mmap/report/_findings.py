@@ -199,7 +199,7 @@ def _check_copies(job: _Job) -> Suggestion | None:
 def _share_conversion(job: _Job) -> Suggestion | None:
     converting = {name for call in job.report.calls for name in call.conversions}
     names = sorted({task.estimator for task in job.private} & converting)
-    if not names or job.has("layouts", "auto"):
+    if not names or not job.has("layouts", "given"):
         return None
     saved = f"shares one converted copy, where {', '.join(names)} converts X each time"
     return Suggestion(job.line(layouts="auto"), saved)

@@ -30,6 +30,7 @@ from .common import use_mmap
 
 X = np.random.default_rng(0).random((4096, 8))
 y = X.sum(axis=1)
+GIVEN = {"layouts": "given"}
 
 
 def watch(estimator: Any, cv: Any, **parameters: Any) -> CallRecord:
@@ -98,10 +99,10 @@ def test_each_split_of_a_search_counts_once() -> None:
 @pytest.mark.parametrize(
     ("estimator", "parameters", "conversions"),
     [
-        (DecisionTreeRegressor(), {}, {"DecisionTreeRegressor": "float32 C"}),
-        (DecisionTreeRegressor(), {"layouts": "auto"}, {}),
-        (DecisionTreeRegressor(), {"min_bytes": None}, {}),
-        (Ridge(), {}, {}),
+        (DecisionTreeRegressor(), GIVEN, {"DecisionTreeRegressor": "float32 C"}),
+        (DecisionTreeRegressor(), {}, {}),
+        (DecisionTreeRegressor(), {**GIVEN, "min_bytes": None}, {}),
+        (Ridge(), GIVEN, {}),
     ],
 )
 def test_estimators_that_are_known_to_convert(
@@ -116,9 +117,9 @@ def test_columns_are_worth_a_conversion_if_they_can_be_mapped(
     name = f"{Lasso.__module__}.Lasso"
     table = {name: {"float64 C": Layout("float64", "F")}}
     use_layouts(monkeypatch, table)
-    assert watch(Lasso(), 2).conversions == {"Lasso": "float64 F"}
+    assert watch(Lasso(), 2, **GIVEN).conversions == {"Lasso": "float64 F"}
     # Folds of 1365 rows do not fill whole pages: Lasso would convert each of them.
-    assert watch(Lasso(), 3).conversions == {}
+    assert watch(Lasso(), 3, **GIVEN).conversions == {}
 
 
 def total(values: Any) -> float:

@@ -65,7 +65,7 @@ def witness_wants_float32(known: dict[str, dict[str, Layout]]) -> None:
 def witnessed(estimator: Any, X: Any, **parameters: Any) -> list[float]:
     """Return what each of three folds was given."""
     y = np.zeros(len(X))
-    with use_mmap(layouts="auto", **parameters):
+    with use_mmap(**parameters):
         found = cross_validate(estimator, X, y, cv=KFold(3), return_estimator=True)
     return [
         getattr(e, "fitted_on_", None) or e[-1].fitted_on_ for e in found["estimator"]
@@ -79,7 +79,7 @@ def test_an_estimator_gets_the_layout_that_it_would_convert_to(data: Any) -> Non
     assert witnessed(make_pipeline("passthrough", Witness()), X) == [4.0] * 3
     assert witnessed(Witness(), X.astype(np.float32)) == [4.0] * 3
     assert witnessed(Witness(), X, min_bytes=X.nbytes + 1) == [8.0] * 3
-    with use_mmap():
+    with use_mmap(layouts="given"):
         found = cross_validate(
             Witness(), X, np.zeros(len(X)), cv=3, return_estimator=True
         )
@@ -125,10 +125,10 @@ def test_rows_of_fortran_order_are_selected_from_a_shared_c_copy(
     ("n_rows", "parameters", "expected", "reason"),
     [
         (6 * 512, {}, 8.5, None),
-        (6 * 512, {"return_train_score": True}, 8.0, "train scores"),
         (3000, {}, 8.0, "is not a multiple of 512"),
         (6 * 512, {"cv": KFold(4)}, 8.0, "do not begin and end at multiples of 512"),
-        (6 * 512, {"cv": KFold(3, shuffle=True)}, 8.0, "not in long runs"),
+        (6 * 512, {"cv": KFold(3, shuffle=True, random_state=0)}, 8.5, None),
+        (6 * 512, {"return_train_score": True}, 8.0, "train scores are computed"),
     ],
 )
 def test_train_sets_are_joined_by_column_for_who_wants_fortran_order(
@@ -141,28 +141,35 @@ def test_train_sets_are_joined_by_column_for_who_wants_fortran_order(
     known[f"{Witness.__module__}.Witness"] = {"float64 C": Layout("float64", "F")}
     X = np.random.default_rng(0).normal(size=(n_rows, N_FEATURES))
     arguments = {"cv": KFold(3), "return_estimator": True, **parameters}
-    with skl_mmap.measure() as report, use_mmap(layouts="auto"):
+    with skl_mmap.measure() as report, use_mmap():
         found = cross_validate(Witness(), X, np.zeros(n_rows), **arguments)
     fitted_on = [estimator.fitted_on_ for estimator in found["estimator"]]
     assert fitted_on[1] == expected, fitted_on
-    notes = [note for note in report.notes if "into Fortran order" in note]
-    assert bool(notes) is (reason is not None)
-    assert all(reason in note for note in notes if reason)
+    given = "Witness was given train sets of X as float64 F"
+    notes = [note for note in report.notes if not note.startswith(given)]
+    assert [reason in note for note in notes] == ([True] if reason else [])
 
 
 def sum_of_first(estimator: Any, X: Any, y: Any) -> float:
-    return float(X.dtype.itemsize)
+    fitted_on: float = getattr(estimator, "fitted_on_", 0.0)
+    return X.dtype.itemsize + fitted_on / 10
 
 
 @pytest.mark.usefixtures("witness_wants_float32")
 def test_scorers_and_functions_that_look_get_the_array_as_it_is(data: Any) -> None:
     X, y = data
-    with use_mmap(layouts="auto"):
+    with use_mmap():
         scores = cross_val_score(Witness(), X, y, scoring=sum_of_first)
         sizes = joblib.Parallel()(
             joblib.delayed(sum_of_first)(Witness(), X, y) for _ in range(2)
         )
-    assert list(scores) == [8.0] * 5
+        both = cross_validate(
+            *(Witness(), X, y),
+            scoring=sum_of_first,
+            return_train_score=True,
+        )
+    assert list(scores) == [8.4] * 5  # fit was given train sets as float32
+    assert list(both["test_score"]) == list(both["train_score"]) == [8.8] * 5
     assert list(sizes) == [8.0] * 2
     assert witnessed(Witness(), X) == [4.0] * 3
 
@@ -192,6 +199,6 @@ def test_results_are_those_of_loky(job: Any, order: Any, data: Any) -> None:
     X = np.asarray(X, order=order)
     with joblib.parallel_config("loky", n_jobs=2):
         expected = job(X, y)
-    with use_mmap(layouts="auto"):
+    with use_mmap():
         found = job(X, y)
     np.testing.assert_array_equal(found, expected)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator
-from sklearn.ensemble import RandomForestRegressor
-from sklearn.linear_model import Lasso, Ridge, SGDRegressor
+from sklearn.linear_model import Ridge, SGDRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
@@ -19,18 +18,11 @@ from sklearn.tree import DecisionTreeRegressor
 from docs.estimators_table import Row, write_table
 from skl_mmap.copies import Layout, _known_layouts
 from skl_mmap.copies._known_layouts import (
-    converts_to,
     find_layout,
     known_layouts,
 )
 
-Data = tuple[np.ndarray, np.ndarray]
 FAILED = Row("package.module.Other", "package", "1.2.3", "timeout", "60 s, or more")
-
-
-class Failing(BaseEstimator):  # type: ignore[misc]
-    def fit(self, X: Any, y: Any = None) -> Failing:
-        raise RuntimeError("not today")
 
 
 @pytest.fixture
@@ -79,66 +71,32 @@ def test_other_versions_are_not_believed(table: Any, version: str) -> None:
     assert known_layouts() == {}
 
 
-def test_what_is_not_in_the_table_is_probed_once(
-    table: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_not_measured_has_no_layout(table: Any) -> None:
     table([tree_row()])
-    probed: list[Any] = []
-
-    def probe(estimator: Any, X: Any, y: Any, order: str) -> Any:
-        probed.append(estimator)
-        return Layout("float64", "F"), "so it is"
-
-    monkeypatch.setattr(_known_layouts, "_probe", probe)
-    monkeypatch.setattr(_known_layouts, "_probed", {})
-    for estimator in (
-        Ridge(alpha=1.0),
-        Ridge(alpha=2.0),  # numbers do not matter
-        make_pipeline(Ridge()),
-        Ridge(copy_X=False),
-        DecisionTreeRegressor(criterion="poisson"),  # harmless
-        make_pipeline(StandardScaler(), DecisionTreeRegressor()),
+    for estimator, word in (
+        (Ridge(), "nothing is known"),
+        (make_pipeline(StandardScaler(), DecisionTreeRegressor()), "nothing is known"),
+        (DecisionTreeRegressor(monotonic_cst=[1, 0, 0]), "these parameters"),
+        (make_pipeline("passthrough"), "what takes X first"),
     ):
-        find_layout(estimator, X, X[:, 0], order="C")
-    assert [type(e).__name__ for e in probed] == ["Ridge", "Ridge", "StandardScaler"]
+        layout, reason = find_layout(estimator, X, X[:, 0], order="C")
+        assert layout is None
+        assert word in reason
+    harmless = DecisionTreeRegressor(criterion="poisson")
+    assert find_layout(harmless, X, X[:, 0], order="C")[0] is not None
+
+
+def test_a_frame_is_looked_up_by_the_dtype_of_its_columns(table: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    table([replace(tree_row(), converts={"float64 frame": "float64 C"})])
+    frame = pandas.DataFrame(X)
+    layout, _ = find_layout(DecisionTreeRegressor(), frame, None, order="frame")
+    assert layout == Layout("float64", "C")
+    other = frame.astype("float32")
+    assert find_layout(DecisionTreeRegressor(), other, None, order="frame")[0] is None
 
 
 @pytest.mark.skipif(not known_layouts(), reason="measured with other versions")
-def test_what_ends_the_iterations_is_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_known_layouts, "_probe", lambda *args: pytest.fail("probed"))
+def test_what_ends_the_iterations_is_harmless() -> None:
     layout, _ = find_layout(SGDRegressor(tol=None), X, X[:, 0], order="F")
     assert layout == Layout("float64", "C")
-
-
-def test_a_probe_that_fails_leaves_the_array_as_it_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(_known_layouts, "_probed", {})
-    layout, reason = find_layout(Failing(), X, None, order="C")
-    assert layout is None
-    assert "not today" in reason
-
-
-def test_forest_converts_to_float32(data: Data) -> None:
-    X, y = data
-    forest = RandomForestRegressor(n_estimators=2, max_depth=4)
-    layout, reason = converts_to(forest, X, y)
-    assert layout == Layout("float32", "C")
-    assert "float32" in reason
-
-
-def test_model_that_needs_c_order_is_given_it(data: Data) -> None:
-    X, y = data
-    layout, _ = converts_to(SGDRegressor(max_iter=3), np.asfortranarray(X), y)
-    assert layout == Layout("float64", "C")
-
-
-def test_what_is_more_than_a_conversion_is_none(data: Data) -> None:
-    layout, reason = converts_to(Lasso(alpha=0.1), *data)
-    assert layout is None
-    assert reason
-
-
-def test_no_copy_is_no_conversion(data: Data) -> None:
-    layout, reason = converts_to(SGDRegressor(max_iter=3), *data)
-    assert (layout, reason) == (None, "fit makes no copy")

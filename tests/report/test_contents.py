@@ -182,11 +182,12 @@ class TestSuggestions:
         [look] = make_report(record, calls=(make_call(),)).suggestions
         assert look.code == "print(skl_mmap.check_copies(estimator, X, y))"
         converts = {"Ridge": "float32 C"}
-        calls = (make_call(conversions=converts),)
+        given = {"layouts": "given"}
+        calls = (make_call(conversions=converts, options=given),)
         _, layouts = make_report(record, calls=calls).suggestions
         assert layouts.code == 'parallel_config("mmap", n_jobs=3, layouts="auto")'
         assert "where Ridge converts X" in layouts.reason
-        calls = (make_call(conversions=converts, options={"layouts": "auto"}),)
+        calls = (make_call(conversions=converts),)
         assert make_report(record, calls=calls).suggestions == (look,)
 
 

@@ -1,0 +1,305 @@
+"""Data frames that are handed over row by row, and results that stay those of loky."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import (
+    BaggingClassifier,
+    ExtraTreesClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    VotingClassifier,
+)
+from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
+from sklearn.model_selection import (
+    GridSearchCV,
+    KFold,
+    StratifiedKFold,
+    cross_val_predict,
+    cross_validate,
+)
+from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeClassifier
+
+import skl_mmap
+from skl_mmap.copies import Layout
+from skl_mmap.copies._known_layouts import known_layouts
+from tests.backend.common import use_layouts, use_mmap
+
+N_SAMPLES, N_FEATURES = 900, 7
+NAMES = list("abcdefg")
+
+
+class Witness(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Keeps what the frames looked like that it was given."""
+
+    def fit(self, X: Any, y: Any) -> Witness:
+        self.fitted_on_ = describe(X)
+        return self
+
+    def predict(self, X: Any) -> Any:
+        return np.full((len(X), 1), [repr(describe(X))], dtype=object)
+
+
+def describe(X: Any) -> tuple[Any, ...]:
+    values = np.asarray(X)
+    order = "C" if values.flags.c_contiguous else "F"
+    names = list(X.columns), X.index[[0, -1]].tolist(), X.index.name
+    is_unique = X.flags.allows_duplicate_labels
+    total = float(values.astype(float).sum())
+    return f"{values.dtype} {order}", *names, X.attrs, is_unique, round(total, 3)
+
+
+def make_frame(kind: str) -> Any:
+    values = np.random.default_rng(0).normal(size=(N_SAMPLES, N_FEATURES))
+    index = pd.Index(np.arange(N_SAMPLES)[::-1] * 2, name="row")
+    if kind == "several arrays":
+        parts = [
+            pd.DataFrame(values[:, places], index=index, columns=np.take(NAMES, places))
+            for places in ([0, 3], [1], [2, 4, 5, 6])
+        ]
+        frame = pd.concat(parts, axis=1)[NAMES]
+    else:
+        frame = pd.DataFrame(
+            values, index=index, columns=NAMES, copy=kind != "row by row"
+        )
+    frame.attrs["made"] = {"by": "a test"}
+    return frame.set_flags(allows_duplicate_labels=False)
+
+
+KINDS = ("column by column", "row by row", "several arrays")
+
+
+@pytest.fixture
+def wanted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Layout], None]:
+    """Let the witness want a layout."""
+
+    def want(layout: Layout) -> None:
+        own = {"float64 C": layout, "float64 frame": layout}
+        use_layouts(monkeypatch, {f"{Witness.__module__}.Witness": own})
+
+    return want
+
+
+def evaluate(X: Any, cv: Any) -> list[Any]:
+    def look(_estimator: Any, X: Any, _y: Any) -> float:
+        return describe(X)[-1]  # type: ignore[no-any-return]
+
+    y = np.zeros(len(X))
+    found = cross_validate(Witness(), X, y, cv=cv, scoring=look, return_estimator=True)
+    seen = cross_val_predict(Witness(), X, y, cv=cv)
+    return [
+        [estimator.fitted_on_ for estimator in found["estimator"]],
+        found["test_score"].tolist(),
+        sorted(set(seen[:, 0])),
+    ]
+
+
+def expect(X: Any, cv: Any) -> list[Any]:
+    with joblib.parallel_config("loky", n_jobs=2):
+        return evaluate(X, cv)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_for_fit_only", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("is_shuffled", [False, True])
+def test_a_frame_differs_only_in_how_its_numbers_are_stored(
+    kind: str,
+    is_for_fit_only: bool,
+    dtype: str,
+    is_shuffled: bool,
+    wanted: Callable[[Layout], None],
+) -> None:
+    X = make_frame(kind)
+    cv = KFold(3, shuffle=is_shuffled, random_state=0 if is_shuffled else None)
+    given = expect(X, cv)
+    wanted(Layout(dtype, "C", is_for_fit_only=is_for_fit_only))
+    with use_mmap():
+        found = evaluate(X, cv)
+    assert {fitted[0] for fitted in found[0]} == {f"{dtype} C"}
+    assert [fitted[1:-1] for fitted in found[0]] == [fit[1:-1] for fit in given[0]]
+    totals = [[fitted[-1] for fitted in fits[0]] for fits in (found, given)]
+    np.testing.assert_allclose(*totals, rtol=1e-3)
+    assert found[1] == given[1]  # the scorer has seen what it sees without it
+    if is_for_fit_only:
+        assert found[2] == given[2]
+    else:
+        assert all(f"{dtype} C" in text for text in found[2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frame_that_is_changed_is_stored_anew(
+    kind: str, wanted: Callable[[Layout], None]
+) -> None:
+    X = make_frame(kind)
+    wanted(Layout("float32", "C"))
+    totals = []
+    with use_mmap():
+        for change in range(4):
+            fits = evaluate(X, KFold(3))[0]
+            rows = np.setdiff1d(np.arange(N_SAMPLES), np.arange(300))
+            totals.append((fits[0][-1], X.iloc[rows].to_numpy().sum()))
+            if change == 0:
+                X.iloc[700, 4] = 1e4  # in place, of one number
+            elif change == 1:
+                X["c"] = 5.0
+            elif change == 2:
+                X.loc[:, "b"] = np.arange(N_SAMPLES, dtype=float)
+    found, expected = np.transpose(totals)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert len(set(found)) == 4
+
+
+def test_one_copy_of_a_frame_is_shared_and_nothing_else(
+    wanted: Callable[[Layout], None],
+) -> None:
+    X = make_frame("several arrays")
+    wanted(Layout("float32", "C"))
+    with skl_mmap.measure() as report, use_mmap(min_bytes=X.size * 4):
+        for _ in range(2):
+            cross_validate(Witness(), X, np.zeros(N_SAMPLES), cv=KFold(4), scoring=None)
+    assert [s.n_bytes for s in report.segments] == [X.size * 4]
+    assert "Witness was given X as float32 C" in report.notes
+
+
+FLOAT32, BY_ROW = Layout("float32", "C"), Layout("float64", "C")
+FOR_FIT = Layout("float64", "C", is_for_fit_only=True)
+OF_FRAMES = {
+    RandomForestClassifier: FLOAT32,
+    ExtraTreesClassifier: FLOAT32,
+    DecisionTreeClassifier: FLOAT32,
+    HistGradientBoostingClassifier: BY_ROW,
+    KNeighborsClassifier: BY_ROW,
+    SGDClassifier: FOR_FIT,
+    LogisticRegression: FOR_FIT,
+    LinearSVC: FOR_FIT,
+    GaussianNB: FOR_FIT,
+}
+ESTIMATORS: tuple[Any, ...] = (
+    RandomForestClassifier(3, random_state=0),
+    ExtraTreesClassifier(3, random_state=0),
+    HistGradientBoostingClassifier(max_iter=2, max_leaf_nodes=4),
+    KNeighborsClassifier(),
+    SGDClassifier(random_state=0, max_iter=5, tol=None),
+    LogisticRegression(max_iter=500),
+    LinearSVC(random_state=0),
+    GaussianNB(),
+    RidgeClassifier(),
+    make_pipeline(
+        StandardScaler(), SGDClassifier(random_state=0, max_iter=5, tol=None)
+    ),
+    make_pipeline("passthrough", DecisionTreeClassifier(random_state=0)),
+    VotingClassifier(
+        [("a", DecisionTreeClassifier(random_state=0)), ("b", GaussianNB())]
+    ),
+)
+"""Table of frames, and estimators: the first ones are in it."""
+
+INPUTS = ("array C", "array F", "frame", "frame by row")
+
+
+def make_input(kind: str, dtype: str) -> Any:
+    X = np.random.default_rng(0).normal(scale=20, size=(N_SAMPLES, N_FEATURES))
+    X = X.astype(dtype)
+    if kind.startswith("array"):
+        return np.array(X, order=kind[-1])
+    return pd.DataFrame(X, columns=NAMES, copy=kind == "frame")
+
+
+def by_numbers(estimator: Any, X: Any) -> float:
+    return float(np.asarray(X).sum() + np.sum(estimator.predict(X)))
+
+
+def jobs(estimator: Any) -> Iterator[Callable[[Any, Any], Any]]:
+    stratified = StratifiedKFold(3, shuffle=True, random_state=0)
+
+    def validate(X: Any, y: Any) -> Any:
+        found = cross_validate(estimator, X, y, cv=KFold(3), error_score="raise")
+        return found["test_score"]
+
+    def validate_with_a_function(X: Any, y: Any) -> Any:
+        def score(model: Any, X: Any, _y: Any) -> float:
+            return by_numbers(model, X)
+
+        return cross_validate(estimator, X, y, cv=stratified, scoring=score)[
+            "test_score"
+        ]
+
+    def search(X: Any, y: Any) -> Any:
+        found = GridSearchCV(estimator, {}, cv=KFold(3), return_train_score=True)
+        found.fit(X, y)
+        return found.cv_results_["mean_train_score"], found.predict(X)
+
+    def predict(X: Any, y: Any) -> Any:
+        return cross_val_predict(estimator, X, y, cv=stratified)
+
+    yield from (validate, validate_with_a_function, search, predict)
+    if estimator in ESTIMATORS[:3]:
+        for ensemble in (
+            BaggingClassifier(estimator, 2, random_state=0),
+            MultiOutputClassifier(estimator),
+            OneVsRestClassifier(estimator),
+            OneVsOneClassifier(estimator),
+            CalibratedClassifierCV(estimator, cv=3),
+        ):
+            yield predictions_of(ensemble)
+
+
+def predictions_of(ensemble: Any) -> Callable[[Any, Any], Any]:
+    def fit(X: Any, y: Any) -> Any:
+        is_several = isinstance(ensemble, MultiOutputClassifier)
+        target = np.column_stack([y, y[::-1]]) if is_several else y
+        return ensemble.fit(X, target).predict(X)
+
+    return fit
+
+
+def cases() -> Iterator[Any]:
+    """Yield each estimator with each kind of X, and all dtypes in turn."""
+    dtypes = itertools.cycle(["float64", "float32", "float64", "int64", "float64"])
+    for estimator, kind in itertools.product(ESTIMATORS, INPUTS):
+        name = type(
+            estimator[-1] if hasattr(estimator, "steps") else estimator
+        ).__name__
+        dtype = next(dtypes)
+        yield pytest.param(estimator, kind, dtype, id=f"{name}-{kind}-{dtype}")
+
+
+@pytest.mark.parametrize(("estimator", "kind", "dtype"), cases())
+def test_results_are_those_of_loky(
+    estimator: Any, kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = {name: dict(row) for name, row in known_layouts().items()}
+    for class_, layout in OF_FRAMES.items():
+        row = table.setdefault(f"{class_.__module__}.{class_.__qualname__}", {})
+        row["float64 frame"] = layout
+        if layout is FLOAT32:
+            row |= dict.fromkeys(("float64 C", "int64 C", "int64 frame"), layout)
+    use_layouts(monkeypatch, table)
+    X = make_input(kind, dtype)
+    y = np.digitize(np.asarray(X)[:, 0] + np.asarray(X)[:, 1] / 2, [-8, 8])
+    for job in jobs(estimator):
+        with joblib.parallel_config("loky", n_jobs=2):
+            expected = job(X, y)
+        with use_mmap():
+            found = job(X, y)
+        for ours, theirs in zip(
+            np.atleast_1d(found), np.atleast_1d(expected), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs, err_msg=job.__name__)
