@@ -7,6 +7,7 @@ from skl_mmap.memory._adoption import adopt
 from skl_mmap.memory._closing import ClosedAtExit
 from skl_mmap.memory._conversion import Conversion, LossyConversionError
 from skl_mmap.memory._filling import stored_order
+from skl_mmap.memory._fresh import copy_array
 from skl_mmap.memory._handles import (
     ArrayHandle,
     IndexHandle,
@@ -116,6 +117,7 @@ __all__ = [
     "can_remap",
     "carry_out",
     "contiguous_strides",
+    "copy_array",
     "count_runs",
     "count_selected",
     "counters",

@@ -384,14 +384,14 @@ def plan_runs(geometry: Geometry, runs: Runs) -> Plan:
         return _left_alone(Reason.FEW_BYTES, n_bytes)
     if geometry.order != "C":
         return _left_alone(Reason.NOT_BY_ROW, n_bytes)
-    pieces, can_share = _pieces_of_runs(geometry.origin, geometry.row_bytes, runs)
+    pieces, can_share = pieces_of_runs(geometry.origin, geometry.row_bytes, runs)
     plan = plan_pieces(pieces, alignment=geometry.alignment, can_share=can_share)
     if plan.mapped_bytes < geometry.origin.settings.min_mapped_bytes:
         return _left_alone(Reason.SHORT_RUNS, n_bytes)
     return plan
 
 
-def _pieces_of_runs(
+def pieces_of_runs(
     origin: Origin, row_bytes: int, runs: Runs
 ) -> tuple[list[Piece], list[bool]]:
     """Say for each run where its bytes lie in the segment and in memory.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap._linux.proc import PAGE_BYTES
 from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._closing import WeakMethod, close_array, close_at_exit
 from skl_mmap.memory._mapping import as_array, find_mapping, geometry_of, map_plan
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+# Nothing more than `select_rows` knows can be made of these.
+_OWN_KEYS = frozenset({int, slice, list, np.ndarray})
+
+
 class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     """An array in shared memory that selects rows without copying them.
 
@@ -40,6 +45,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     *joined view*: rows that are far apart in the file appear next to each other in
     virtual memory. Values, order, dtype, shape and errors are exactly numpy's. A
     joined view is copy-on-write: writing to it changes neither `X` nor any other view.
+    ``np.delete``, ``np.concatenate``, ``compress`` and ``copy`` save memory too.
 
     Everything else returns a plain ``ndarray``, but for views (slices, transposes,
     reshapes), which stay shared. Pickling is by value.
@@ -69,6 +75,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     def __getitem__(self, key: Any) -> Any:
         joined = select_rows(self, key, SharedArray)
+        if joined is None and type(key) not in _OWN_KEYS and self.nbytes > PAGE_BYTES:
+            joined = _without_copy(np.ndarray.__getitem__, self, key)
         if joined is not None:
             return joined
         return _plain_unless_shared(super().__getitem__(key))
@@ -81,7 +89,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         mode: Any = "raise",
     ) -> Any:
         """Select elements; rows (``axis=0``) without copying them."""
-        if axis == 0 and out is None and mode == "raise":
+        is_of_rows = axis == 0 or (axis is None and self.ndim == 1)
+        if is_of_rows and out is None and mode == "raise":
             index = np.asarray(indices)
             # A mask is an array of the indices 0 and 1 here.
             if index.ndim == 1 and index.dtype.kind in "iu":
@@ -89,9 +98,6 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
                 if joined is not None:
                     return joined
         return np.asarray(self).take(indices, axis=axis, out=out, mode=mode)
-
-    def __copy__(self) -> Any:
-        return np.asarray(self).__copy__()
 
     def __deepcopy__(self, memo: dict[int, Any] | None) -> Any:
         return np.asarray(self).__deepcopy__(memo)
@@ -111,8 +117,33 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     def __reduce__(self) -> Any:
         return np.asarray(self).__reduce__()
 
-    def __array_function__(self, *arguments: Any) -> Any:
-        return _plain_unless_shared(super().__array_function__(*arguments))
+    def __array_function__(
+        self, function: Any, types: Any, args: Any, kwargs: Any
+    ) -> Any:
+        result = _without_copy(function, *args, **kwargs)
+        if result is None:
+            result = super().__array_function__(function, types, args, kwargs)
+        return _plain_unless_shared(result)
+
+
+# What can do the work of a function or method of numpy without a copy, by that function
+# or method: it returns None if numpy has to do it.
+_shortcuts: dict[Any, Callable[..., Any]] = {}
+
+
+def shortcut(*originals: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Have shared arrays try a function, of the same parameters, before numpy's own."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        _shortcuts.update(dict.fromkeys(originals, function))
+        return function
+
+    return register
+
+
+def _without_copy(original: Any, *args: Any, **kwargs: Any) -> Any:
+    function = _shortcuts.get(original)
+    return None if function is None else function(*args, **kwargs)
 
 
 def _plain_unless_shared(result: Any) -> Any:
@@ -126,6 +157,10 @@ def _delegate(name: str) -> Any:
     plain = getattr(np.ndarray, name)
 
     def method(self: npt.NDArray[Any], *args: Any, **kwargs: Any) -> Any:
+        if self.nbytes > PAGE_BYTES:  # for small ones, two calls more are many
+            result = _without_copy(plain, self, *args, **kwargs)
+            if result is not None:
+                return result
         return plain(self.view(np.ndarray), *args, **kwargs)
 
     method.__name__ = name
@@ -137,7 +172,7 @@ def _delegate(name: str) -> Any:
 _PLAIN_METHODS = (
     *("argmax", "argmin", "argpartition", "argsort", "astype", "choose", "compress"),
     *("copy", "cumprod", "cumsum", "dot", "flatten", "nonzero", "repeat", "round"),
-    "searchsorted",
+    *("searchsorted", "__copy__"),
 )
 for _name in _PLAIN_METHODS:
     setattr(SharedArray, _name, _delegate(_name))

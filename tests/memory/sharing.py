@@ -117,6 +117,25 @@ def assert_same(result: Any, expected: Any) -> None:
     assert_same_values(result, expected)
 
 
+def outcome(action: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """Return what an action returns, and the error that it raises instead."""
+    try:
+        return action(), None
+    except Exception as error:  # noqa: BLE001 - numpy's own errors are the oracle
+        return None, error
+
+
+def assert_same_outcome(ours: Callable[[], Any], numpys: Callable[[], Any]) -> None:
+    """Compare what two actions return, or their errors."""
+    expected, expected_error = outcome(numpys)
+    result, error = outcome(ours)
+    assert type(error) is type(expected_error), (error, expected_error)
+    if expected_error is None:
+        assert_same(result, expected)
+    else:
+        assert str(error) == str(expected_error)
+
+
 def run_python(script: str, *, timeout_seconds: float = 250, **variables: str) -> str:
     """Run a script in an interpreter of its own, and return what it prints."""
     paths = [str(Path(skl_mmap.__file__).parents[1]), str(Path(__file__).parents[2])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from tests.memory.sharing import (
     PAGE_BYTES,
     as_stored,
     assert_same,
+    assert_same_outcome,
     make_store,
     mapped_bytes,
     send,
@@ -36,23 +36,6 @@ from tests.memory.sharing import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-def outcome(action: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    try:
-        return action(), None
-    except Exception as error:  # noqa: BLE001 - numpy's own errors are the oracle
-        return None, error
-
-
-def assert_same_outcome(ours: Callable[[], Any], numpys: Callable[[], Any]) -> None:
-    expected, expected_error = outcome(numpys)
-    result, error = outcome(ours)
-    assert type(error) is type(expected_error), (error, expected_error)
-    if expected_error is None:
-        assert_same(result, expected)
-    else:
-        assert str(error) == str(expected_error)
 
 
 @strategies.examples(300)
