@@ -114,7 +114,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
 
 def _plain_unless_shared(result: Any) -> Any:
-    if type(result) is SharedArray and find_mapping(result) is None:
+    if isinstance(result, SharedArray) and find_mapping(result) is None:
         return result.view(np.ndarray)
     return result
 
