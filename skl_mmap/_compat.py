@@ -27,6 +27,7 @@ import struct
 import subprocess
 import sys
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -207,6 +208,37 @@ def _has_waiting_batches() -> bool:
     parallel = joblib.Parallel(n_jobs=2, backend="threading")
     parallel._ready_batches.put("a batch")
     return waiting_batches(parallel) == ["a batch"]
+
+
+def change_tasks(parallel: Any, change: Callable[[Any], Any]) -> None:
+    """Let calls with one job run other tasks than they are given.
+
+    joblib runs them by itself, and asks no method of a backend about them.
+
+    Parameters
+    ----------
+    parallel : joblib.Parallel
+        Whose calls.
+    change : callable
+        Takes the tasks of a call, an iterable, and returns those to be run.
+    """
+    run = getattr(type(parallel), "_get_sequential_output", None)
+    if run is None:
+        return
+    # Nothing that refers to itself: it would keep the backend, and what it shares.
+    reference = weakref.ref(parallel)
+    parallel._get_sequential_output = lambda tasks: run(reference(), change(tasks))
+
+
+@_needs(
+    "joblib",
+    "tasks of one job",
+    "calls with one job get arrays as they are, so that their folds are copied",
+)
+def _has_sequential_output() -> bool:
+    parallel = joblib.Parallel(n_jobs=1, backend="sequential")
+    change_tasks(parallel, lambda tasks: [(str, args, {}) for _, args, _ in tasks])
+    return bool(parallel([(abs, (-1,), {})]) == ["-1"])
 
 
 def worker_environment(backend: Any, n_jobs: int) -> dict[str, str]:

@@ -137,6 +137,7 @@ CASES: dict[str, tuple[Callable[[Patch], None], set[str]]] = {
     "mmap_mode": (hiding("_backend"), set()),
     "batches": (rename_batches, set()),
     "waiting batches": (hide_waiting_batches, set()),
+    "tasks of one job": (hiding("_get_sequential_output"), set()),
     "threads of workers": (hiding("_prepare_worker_env"), set()),
     "two copies of loky": (hiding("_concrete_contexts"), set()),
     "depth of nesting": (remove_depth, set()),
@@ -255,6 +256,21 @@ class TestJoblib:
         with skl_mmap.measure() as report, use_mmap(row_order="any"):
             cross_val_score(Ridge(), X, Y, cv=KFold(3))
         assert {task.label for task in report.tasks} == {""}
+
+    def test_without_the_loop_of_one_job_folds_are_copied(
+        self, without: Without
+    ) -> None:
+        shared = np.asarray(skl_mmap.share(X))
+        expected = cross_val_score(Ridge(), X, Y, cv=KFold(3))
+        for is_there in (True, False):
+            if not is_there:
+                without("tasks of one job")
+            with skl_mmap.measure() as report, use_mmap(n_jobs=1):
+                scores = cross_val_score(Ridge(), shared, Y, cv=KFold(3))
+            np.testing.assert_array_equal(scores, expected)
+            assert bool(report.tasks) is is_there
+            lost = [note for note in report.notes if "with one job" in note]
+            assert bool(lost) is not is_there
 
     def test_without_a_limit_workers_start(self, without: Without) -> None:
         without("threads of workers")

@@ -27,6 +27,7 @@ MADV_COLLAPSE = 25  # Linux 6.1
 
 _MAP_FIXED = 0x10
 _MAP_NORESERVE = 0x4000
+_MREMAP_FIXED = 3  # with MREMAP_MAYMOVE, which it needs
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -116,6 +117,24 @@ def unmap(address: int, n_bytes: int) -> None:
     """Give addresses back."""
     if _libc().munmap(address, n_bytes):  # pragma: no cover - a bug of the caller
         raise _os_error("unmapping", n_bytes)
+
+
+def make_private(address: int, n_bytes: int, *, writable: bool) -> None:
+    """Replace pages by anonymous ones with the same contents, all at once."""
+    copied = reserve(n_bytes)
+    try:
+        protect(copied, n_bytes, writable=True)
+        move(copied, address, n_bytes)
+        protect(copied, n_bytes, writable=writable)
+        remap = _libc().mremap
+        size, pointer = ctypes.c_size_t, ctypes.c_void_p
+        remap.restype, remap.argtypes = pointer, [pointer, size, size, ctypes.c_int]
+        arguments = copied, n_bytes, n_bytes, _MREMAP_FIXED
+        if remap(*arguments, pointer(address)) == _MAP_FAILED:
+            raise _os_error("replacement", n_bytes)
+    except OSError:
+        unmap(copied, n_bytes)
+        raise
 
 
 def advise(address: int, n_bytes: int, advice: int) -> bool:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-import joblib
-from joblib.parallel import (
-    AutoBatchingMixin,
-    FallbackToBackend,
-    ParallelBackendBase,
-    SequentialBackend,
-    mp,
-)
+from joblib.parallel import AutoBatchingMixin, FallbackToBackend, ParallelBackendBase
 from loky.process_executor import ShutdownExecutorError
 
 from skl_mmap import _compat
 from skl_mmap.backend._calls import CallWatch
+from skl_mmap.backend._in_process import SequentialBackend, count_jobs, nested_backend
 from skl_mmap.backend._indices import compact_waiting
 from skl_mmap.backend._layout_choice import LayoutChoice
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._pool import get_executor, submit, why_spawned
 from skl_mmap.backend._task import Task, unpack
-from skl_mmap.memory import FilePool, Store
+from skl_mmap.memory import FilePool, InPlace, Store
 from skl_mmap.monitor import is_measuring, note, publish
 
 
@@ -120,6 +113,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads
         )
         self._call_options = self._options
+        self._in_place = InPlace()
         self._store: Store | None = None
         self._files: FilePool | None = None
         self._workers: Any = None
@@ -129,19 +123,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return how many tasks run at the same time; the rules of joblib's "loky"."""
-        if n_jobs == 0:
-            raise ValueError("n_jobs == 0 in Parallel has no meaning")
-        if mp is None or n_jobs is None or n_jobs == 1:
-            return 1
-        if mp.current_process().daemon:
-            _warn_sequential("run in a daemon process, which may not have children")
-            return 1
-        if not (self.in_main_thread() or self.nesting_level == 0):
-            _warn_sequential("be nested below threads")
-            return 1
-        if n_jobs < 0:
-            return int(max(joblib.cpu_count() + 1 + n_jobs, 1))
-        return n_jobs
+        return count_jobs(self, n_jobs)
 
     def configure(
         self,
@@ -155,12 +137,20 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             parameters, _compat.explicit_mmap_mode()
         )
         if n_jobs == 1:
-            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+            raise FallbackToBackend(
+                SequentialBackend(
+                    self._options, self.nesting_level, self._in_place, self.owner
+                )
+            )
         env = _compat.worker_environment(self, n_jobs)
         self._workers = get_executor(n_jobs, self._call_options, env)
         self._configured_with = parameters
         self.parallel = parallel
         return n_jobs
+
+    def get_nested_backend(self) -> tuple[Any, None]:
+        """Return the backend of calls that are nested in tasks, as joblib would."""
+        return nested_backend(self.nesting_level + 1, self._call_options), None
 
     def start_call(self) -> None:
         """Begin a call: whatever is shared already has to prove that it is current."""
@@ -259,10 +249,3 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
                 parallel=self.parallel,
                 **self._configured_with,
             )
-
-
-def _warn_sequential(what: str) -> None:
-    warnings.warn(
-        f"mmap-backed parallel loops cannot {what}, setting n_jobs=1",
-        stacklevel=4,
-    )

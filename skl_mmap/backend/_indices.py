@@ -88,7 +88,7 @@ def compact_item(item: Any, options: Options) -> Any:
     """Return one task, a tuple (function, args, kwargs), with runs for row indices."""
     function, args, kwargs = item
     if options.row_order == "any":
-        args, kwargs = _in_any_order(function, args, kwargs)
+        args, kwargs = in_any_order(function, args, kwargs)
     if options.min_bytes is None:
         return function, args, kwargs
     values = (*args, *kwargs.values())
@@ -126,7 +126,7 @@ def _compact_value(value: Any, values: tuple[Any, ...], options: Options) -> Any
     return RowIndex(runs, max(_n_rows(values), int(runs[:, 1].max())))
 
 
-def _in_any_order(
+def in_any_order(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Put the arguments named `train` and `cv` into page-friendly order."""

@@ -31,6 +31,7 @@ from skl_mmap.memory import (
     ArrayHandle,
     Conversion,
     IndexHandle,
+    InPlaceArray,
     LossyConversionError,
     OpenFile,
     ResultWriter,
@@ -52,7 +53,7 @@ from skl_mmap.memory import (
 from skl_mmap.monitor import note
 
 # Other subclasses (matrices, masked arrays, records) know best how to be pickled.
-_ARRAY_TYPES = frozenset({np.ndarray, np.memmap, SharedArray})
+_ARRAY_TYPES = frozenset({np.ndarray, np.memmap, SharedArray, InPlaceArray})
 _OWN_TYPES = _ARRAY_TYPES | {RowIndex, InLayout}
 
 # cloudpickle, with loky's reducers for sockets, locks and bound methods.

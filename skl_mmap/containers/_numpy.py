@@ -11,6 +11,7 @@ import numpy.typing as npt
 from skl_mmap.containers._container import Container, GeometryOf, RowSize, register
 from skl_mmap.memory import (
     Cost,
+    InPlaceArray,
     Placement,
     SegmentWriter,
     Settings,
@@ -21,7 +22,7 @@ from skl_mmap.memory import (
     with_train_rows,
 )
 
-ARRAY_TYPES = (np.ndarray, np.memmap, SharedArray)
+ARRAY_TYPES = (np.ndarray, np.memmap, SharedArray, InPlaceArray)
 
 # Gathered rows that are not written yet: large enough to be quick, little beside X.
 CHUNK_BYTES = 8 << 20

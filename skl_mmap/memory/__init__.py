@@ -20,6 +20,7 @@ from skl_mmap.memory._handles import (
     rebuild_index,
     rebuild_plain,
 )
+from skl_mmap.memory._in_place import InPlace, InPlaceArray
 from skl_mmap.memory._mapping import (
     byte_bounds,
     find_mapping,
@@ -87,6 +88,8 @@ __all__ = [
     "FilePool",
     "Geometry",
     "Hindrance",
+    "InPlace",
+    "InPlaceArray",
     "IndexHandle",
     "LossyConversionError",
     "OpenFile",

@@ -147,7 +147,7 @@ def _without_copy(original: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _plain_unless_shared(result: Any) -> Any:
-    if type(result) is SharedArray and find_mapping(result) is None:
+    if isinstance(result, SharedArray) and find_mapping(result) is None:
         return result.view(np.ndarray)
     return result
 

@@ -79,6 +79,11 @@ def _find_place(segment: Segment) -> tuple[str, str]:
     return ("disk", "") if target.endswith(_DELETED) else ("file", target)
 
 
+def is_user_file(segment: Segment) -> bool:
+    """Return whether a segment is a file of the user, which others may change."""
+    return _find_place(segment)[0] == "file"
+
+
 def share_array(
     array: npt.NDArray[Any],
     placement: Placement,
