@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ HEAD = (
 )
 _ALIGN = "<<>>>>>><<"
 _LINE = "{:<28} {:<5} {:>6} {:>9} {:>6} {:>11} {:>12} {:>6}  {:<16} {}"
+_WIDTH = 88
 _GOOD_RATIO = 0.7
 # Of a core, busy with something else: more, and times say little about the backends.
 _CALM_CORES = 0.25
@@ -163,7 +165,8 @@ def _describe_peak(results: Results, name: str) -> str:
     size = results.median(name, "mmap", "data_bytes")
     if size is None:
         return ""
-    return " + ".join(f"{(part or 0) / size:.1f}" for part in parts)
+    # A sum, so that little that was given back is not "-0.0".
+    return " + ".join(f"{round((part or 0) / size, 1) + 0.0:.1f}" for part in parts)
 
 
 def _describe_copies(results: Results, name: str) -> str:
@@ -283,7 +286,7 @@ def _median(rows: Iterable[JobRow], name: str) -> float:
 def _worst(rows: Sequence[JobRow], name: str) -> str:
     known = [row for row in rows if getattr(row, name) is not None]
     row = max(known, key=lambda row: getattr(row, name))
-    return f"worst {getattr(row, name):.2f} ({row.name})"
+    return f"worst {getattr(row, name):.2f} (`{row.name}`)"
 
 
 def format_line(row: JobRow | None) -> str:
@@ -301,8 +304,8 @@ def format_text(summary: Summary) -> str:
 def format_rst(summary: Summary) -> str:
     """Write sentences and table to be included in a page."""
     lines = [".. Written by: tox -e corpus -- --publish", ""]
-    lines += [f"* {sentence}" for sentence in summary.list_sentences()]
-    lines += ["", summary.describe_origin(), "", ".. list-table::"]
+    lines += [_wrap(sentence, "* ") for sentence in summary.list_sentences()]
+    lines += ["", _wrap(summary.describe_origin()), "", ".. list-table::"]
     lines += ["    :header-rows: 1", "    :widths: auto", ""]
     titles = {row.name: row.title for row in summary.rows}
     for cells in summary.to_table():
@@ -318,11 +321,23 @@ def format_rst(summary: Summary) -> str:
 def format_markdown(summary: Summary) -> str:
     """Write sentences and table as Markdown."""
     head, *rows = summary.to_table()
-    lines = [f"- {sentence}" for sentence in summary.list_sentences()]
-    lines += ["", summary.describe_origin(), ""]
+    lines = [_wrap(sentence, "- ") for sentence in summary.list_sentences()]
+    lines += ["", _wrap(summary.describe_origin()), ""]
     lines += [_markdown_row(head), _markdown_row(["---"] * len(head))]
     lines += map(_markdown_row, rows)
     return "\n".join(lines) + "\n"
+
+
+def _wrap(sentence: str, bullet: str = "") -> str:
+    """Break a sentence into lines, between words only."""
+    return textwrap.fill(
+        sentence,
+        _WIDTH,
+        initial_indent=bullet,
+        subsequent_indent=" " * len(bullet),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _markdown_row(cells: Iterable[str]) -> str:
@@ -350,6 +365,6 @@ def replace_paragraph(text: str, summary: Summary) -> str:
         )
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    lines = [f"- {sentence}" for sentence in summary.list_sentences()]
+    lines = [_wrap(sentence, "- ") for sentence in summary.list_sentences()]
     lines = [BEGIN, "", *lines, "", END]
     return before + "\n".join(lines) + after

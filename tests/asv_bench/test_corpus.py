@@ -219,10 +219,10 @@ def test_summary_has_the_figures_of_the_records() -> None:
     summary = tables.Summary.of(results)
     whole, growth, with_workers, times = summary.list_sentences()
     assert whole.endswith("results equal those of loky bit for bit in 3.")
-    assert growth.endswith("median 0.50, at most 0.7 in 2 of 3, worst 1.50 (c).")
+    assert growth.endswith("median 0.50, at most 0.7 in 2 of 3, worst 1.50 (`c`).")
     # 100, 200 and 600 over 500.
-    assert with_workers.endswith("median 0.40, worst 1.20 (c).")
-    assert times.endswith("median 1.00, worst 1.00 (a).")
+    assert with_workers.endswith("median 0.40, worst 1.20 (`c`).")
+    assert times.endswith("median 1.00, worst 1.00 (`a`).")
     assert summary.is_good
     assert summary.rows[0].peak == "0.5 + 1.0 + 2.5"
 
@@ -278,6 +278,13 @@ def test_paragraph_of_a_text_is_replaced(tmp_path: Path) -> None:
     assert tables.replace_paragraph(found, summary) == found
     with pytest.raises(ValueError, match="no place"):
         tables.replace_paragraph("nothing", summary)
+
+
+def test_what_is_published_is_what_was_measured() -> None:
+    summary = tables.Summary.of(Results.load(command.PUBLISHED))
+    assert tables.format_rst(summary) == command.TABLE.read_text(encoding="utf-8")
+    readme = command.README.read_text(encoding="utf-8")
+    assert tables.replace_paragraph(readme, summary) == readme
 
 
 @pytest.mark.parametrize("arguments", [["--publish", "--size", "small"], ["nothing"]])
