@@ -108,6 +108,10 @@ class Cost:
         Folds that were mapped and copied, over all tasks; 0 unless under "mmap".
     copy_reasons : dict of str to int
         Why, and how many bytes, largest first.
+    task_copied_bytes : int
+        Folds that one task has copied, at most.
+    task_private_bytes : int
+        Private memory that one task has needed beside them, at most.
     notes : list of str
         What the report says was done in another way.
     """
@@ -125,6 +129,8 @@ class Cost:
     mapped_bytes: int
     copied_bytes: int
     copy_reasons: dict[str, int]
+    task_copied_bytes: int
+    task_private_bytes: int
     notes: list[str]
 
 
@@ -242,7 +248,6 @@ def run_jobs(
     backends: Sequence[str],
     results: Results,
     on_change: Callable[[], object] = lambda: None,
-    on_step: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
     """Run what is not known yet, and yield the name of each job that is done.
 
@@ -256,8 +261,6 @@ def run_jobs(
         Gets what is found.
     on_change : callable
         Called after each run.
-    on_step : callable
-        Told what is being done.
     """
     results.machine = describe_machine(jobs)
     for job in jobs:
@@ -271,7 +274,6 @@ def run_jobs(
             known = results.costs.setdefault(job.name, {}).setdefault(backend, [])
             errors = results.errors.setdefault(job.name, {})
             while len(known) < results.settings.n_repeats:
-                on_step(f"{job.name}, {backend}")
                 errors.pop(backend, None)
                 try:
                     known.append(run_once(job, backend, results.settings))

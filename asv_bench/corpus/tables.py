@@ -31,12 +31,14 @@ HEAD = (
     "with workers",
     "time",
     "at the peak",
-    "copied",
+    "in a task",
 )
 _ALIGN = "<<>>>>>><<"
 _LINE = "{:<28} {:<5} {:>6} {:>9} {:>6} {:>11} {:>12} {:>6}  {:<16} {}"
 _WIDTH = 88
 _GOOD_RATIO = 0.7
+# Of X: less is not worth a word.
+_MIN_SHARE = 0.05
 # Of a core, busy with something else: more, and times say little about the backends.
 _CALM_CORES = 0.25
 BEGIN = "<!-- written by: tox -e corpus -- --publish -->"
@@ -63,8 +65,9 @@ class JobRow:
         The same of time.
     peak : str
         Under "mmap", multiples of X in this process, in shared memory, in workers.
-    copied : str
-        Multiples of X that were copied from shared folds, and the reasons.
+    task : str
+        Multiples of X that one task has copied of its folds, why, and that it has made
+        for itself.
     problem : str
         Why something is missing.
     """
@@ -77,7 +80,7 @@ class JobRow:
     whole_ratio: float | None = None
     wall_ratio: float | None = None
     peak: str = ""
-    copied: str = ""
+    task: str = ""
     problem: str = ""
 
     @classmethod
@@ -104,7 +107,7 @@ class JobRow:
             whole_ratio=_over_loky(results, name, "growth_bytes", "interpreter_bytes"),
             wall_ratio=_over_loky(results, name, "wall_seconds"),
             peak=_describe_peak(results, name),
-            copied=_describe_copies(results, name),
+            task=_describe_task(results, name),
             problem=problem,
         )
 
@@ -121,7 +124,7 @@ class JobRow:
             _write(self.whole_ratio),
             _write(self.wall_ratio if has_times else None),
             self.peak,
-            "; ".join(filter(None, [self.copied, self.problem])),
+            "; ".join(filter(None, [self.task, self.problem])),
         ]
 
 
@@ -169,16 +172,20 @@ def _describe_peak(results: Results, name: str) -> str:
     return " + ".join(f"{round((part or 0) / size, 1) + 0.0:.1f}" for part in parts)
 
 
-def _describe_copies(results: Results, name: str) -> str:
+def _describe_task(results: Results, name: str) -> str:
+    """Say what the largest task had in private memory, and why."""
     costs = results.costs.get(name, {}).get("mmap", [])
     if not costs:
         return ""
     cost = costs[0]
+    copied = cost.task_copied_bytes / cost.data_bytes
+    made = cost.task_private_bytes / cost.data_bytes
     parts = []
-    for key, n_bytes in cost.copy_reasons.items():
-        if (share := n_bytes / cost.data_bytes) >= 0.1:
-            reason = key.partition(":")[0].replace("_", " ").lower()
-            parts.append(f"{share:.1f} {reason}")
+    if copied >= _MIN_SHARE:
+        reason = next(iter(cost.copy_reasons)).partition(":")[0]
+        parts.append(f"folds {copied:.1f} ({reason.replace('_', ' ').lower()})")
+    if made >= _MIN_SHARE:
+        parts.append(f"made {made:.1f}")
     return ", ".join(parts)
 
 

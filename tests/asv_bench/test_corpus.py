@@ -31,6 +31,8 @@ COST = Cost(
     mapped_bytes=0,
     copied_bytes=0,
     copy_reasons={},
+    task_copied_bytes=0,
+    task_private_bytes=0,
     notes=[],
 )
 
@@ -246,7 +248,8 @@ def test_unequal_result_is_named() -> None:
 
 def test_table_is_written_for_terminal_page_and_markdown(tmp_path: Path) -> None:
     reasons = {"NOT_BY_ROW": 130, "SEAMS": 1}
-    results = make_results({"a": 0.5, "b": 0.75}, copy_reasons=reasons)
+    task = {"task_copied_bytes": 80, "task_private_bytes": 120}
+    results = make_results({"a": 0.5, "b": 0.75}, copy_reasons=reasons, **task)
     results.skipped["c"] = "not installed"
     results.titles["c"] = "A title"
     summary = tables.Summary.of(results)
@@ -260,7 +263,7 @@ def test_table_is_written_for_terminal_page_and_markdown(tmp_path: Path) -> None
     assert "    * - A title of a (`a`)\n      - yes\n      - 4.0\n" in rst
     assert "| a | yes | 4.0 |  | 2.0 | 0.50 | 0.40 | 1.00 |" in markdown
     text = tables.format_text(summary)
-    assert "1.3 not by row" in text
+    assert "folds 0.8 (not by row), made 1.2" in text
     assert "skipped: not installed" in text
     for page in (rst, markdown, text):
         assert "median 0.62" in page
