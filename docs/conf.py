@@ -10,7 +10,8 @@ copyright = "2026, skl_mmap developers"
 release = version = skl_mmap.__version__
 
 extensions = ["sphinx.ext.autodoc", "numpydoc"]
-exclude_patterns = ["_build"]
+# A part of another page.
+exclude_patterns = ["_build", "corpus_table.rst"]
 default_role = "code"
 
 # Types are in the docstrings, in words that also say shape and unit.

@@ -107,11 +107,11 @@ def _find_profile() -> Profile:
 PROFILE = _find_profile()
 
 
-def make_version(file: str) -> str:
+def make_version(*files: str | Path) -> str:
     """Name the version of the benchmarks in a module, for its attribute `version`.
 
     asv compares results of one version only. It would not notice another size of the
     data, nor a change of what is called from the benchmark.
     """
-    text = repr(PROFILE).encode() + Path(file).read_bytes()
-    return hashlib.sha256(text).hexdigest()
+    parts = [repr(PROFILE).encode(), *(Path(file).read_bytes() for file in files)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
