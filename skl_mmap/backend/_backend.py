@@ -117,6 +117,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self._store: Store | None = None
         self._files: FilePool | None = None
         self._workers: Any = None
+        self._n_workers = 1
         self.parallel: Any = None
         self._watch: CallWatch | None = None
         self._choice: LayoutChoice | None = None
@@ -142,6 +143,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
                     self._options, self.nesting_level, self._in_place, self.owner
                 )
             )
+        self._n_workers = n_jobs
         env = _compat.worker_environment(self, n_jobs)
         self._workers = get_executor(n_jobs, self._call_options, env)
         self._configured_with = parameters
@@ -165,9 +167,8 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             or (store.placement, store.settings, store.can_adopt) != wanted
         ):
             placement, settings, can_adopt = wanted
-            self._store = Store(placement, settings, can_adopt=can_adopt)
-        else:
-            store.next_call()
+            self._store = store = Store(placement, settings, can_adopt=can_adopt)
+        store.next_call(self._n_workers)
         self._close_files()
         self._files = FilePool.for_call(options.min_bytes)
         self._watch = self._choice = None

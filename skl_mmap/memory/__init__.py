@@ -35,7 +35,6 @@ from skl_mmap.memory._plan import (
     Origin,
     Piece,
     Plan,
-    Settings,
     count_selected,
     plan_rows,
     plan_runs,
@@ -66,8 +65,14 @@ from skl_mmap.memory._segment import (
     new_segment,
     open_file_segment,
 )
+from skl_mmap.memory._settings import Settings
 from skl_mmap.memory._shared_array import SharedArray, carry_out, select_rows
 from skl_mmap.memory._sharing import share_array
+from skl_mmap.memory._shifted_pages import (
+    can_shift_pages,
+    is_constant,
+    planned_file,
+)
 from skl_mmap.memory._stack import Stack
 from skl_mmap.memory._store import Store, stored_layout
 from skl_mmap.memory._train_rows import TrainRows, with_train_rows
@@ -118,6 +123,7 @@ __all__ = [
     "adopt",
     "byte_bounds",
     "can_remap",
+    "can_shift_pages",
     "carry_out",
     "contiguous_strides",
     "copy_array",
@@ -132,6 +138,7 @@ __all__ = [
     "geometry_of",
     "index_of_runs",
     "index_runs",
+    "is_constant",
     "live_mappings",
     "map_array",
     "new_segment",
@@ -139,6 +146,7 @@ __all__ = [
     "plan_array",
     "plan_rows",
     "plan_runs",
+    "planned_file",
     "read_file",
     "reading_in_order",
     "rebuild_array",

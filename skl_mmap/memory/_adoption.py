@@ -30,8 +30,9 @@ from skl_mmap._linux.proc import areas_between, is_mapped_at
 from skl_mmap.memory._filling import fill_range
 from skl_mmap.memory._mapping import Mapping
 from skl_mmap.memory._placement import Placement
-from skl_mmap.memory._plan import Piece, Settings
+from skl_mmap.memory._plan import Piece
 from skl_mmap.memory._segment import Segment, new_segment
+from skl_mmap.memory._settings import Settings
 
 _HEADER_BYTES = 16  # previous size and size of a chunk, on 64-bit systems
 _IS_MMAPPED = 2

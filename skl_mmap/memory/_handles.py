@@ -27,9 +27,10 @@ from skl_mmap.memory._mapping import (
     has_overlap,
     map_plan,
 )
-from skl_mmap.memory._plan import Piece, Plan, Settings, pieces_between, plan_pieces
+from skl_mmap.memory._plan import Piece, Plan, pieces_between, plan_pieces
 from skl_mmap.memory._runs import Runs, find_runs, index_of_runs
 from skl_mmap.memory._segment import Segment, SegmentHandle, attach_segment
+from skl_mmap.memory._settings import Settings
 from skl_mmap.memory._shared_array import SharedArray, join_rows
 
 # A view that leaves out more than half of the bytes it spans is sent by value:
@@ -114,7 +115,8 @@ def describe(
         array.dtype,
         array.shape,
         array.strides,
-        settings or mapping.settings,
+        # Shifted pages do not outlive the call, as results do.
+        settings or mapping.settings._replace(shifted=None),
     )
     return handle, mapping.segment
 
@@ -173,7 +175,8 @@ def plan_array(handle: ArrayHandle) -> Plan:
         place += length
     # One piece is mapped as it lies, even where the sender's array was unaligned.
     alignment = handle.dtype.alignment if len(pieces) > 1 else 1
-    return plan_pieces(pieces, alignment=alignment)
+    can_shift = handle.settings.shifted is not None
+    return plan_pieces(pieces, alignment=alignment, can_shift=can_shift)
 
 
 def map_array(

@@ -33,8 +33,9 @@ from skl_mmap.memory._adoption import adopt
 from skl_mmap.memory._handles import describe
 from skl_mmap.memory._mapping import Mapping, find_mapping, live_mappings
 from skl_mmap.memory._placement import Placement
-from skl_mmap.memory._plan import Piece, Settings, round_up
+from skl_mmap.memory._plan import Piece, round_up
 from skl_mmap.memory._segment import Segment
+from skl_mmap.memory._settings import Settings
 from skl_mmap.memory._shared_array import SharedArray, select_rows
 from skl_mmap.memory._sharing import is_user_file, publish_shared
 from skl_mmap.memory._user_files import describe_memmap

@@ -17,16 +17,18 @@ import numpy.typing as npt
 from skl_mmap._linux import calls, proc
 from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._plan import (
+    Cost,
     Geometry,
     Origin,
     Piece,
     Plan,
-    Settings,
     overlaps,
     pieces_between,
     round_up,
 )
 from skl_mmap.memory._segment import Segment
+from skl_mmap.memory._settings import Settings
+from skl_mmap.memory._shifted_pages import Source, find_sources
 from skl_mmap.monitor import own_memory
 
 # Smaller mappings are looked through page by page when they go.
@@ -45,7 +47,10 @@ class Mapping:
     pieces : sequence of Piece
         Where each byte comes from, mapped or copied, in order and without gaps.
     mapped : sequence of (int, int)
-        The byte ranges that share pages with the segment, in order.
+        The byte ranges that share pages with files that hold the same bytes: the
+        segment, and the file of its shifted pages. In order.
+    cost : Cost
+        What was mapped, and what was copied.
     settings : Settings
         How the data is handed on.
     is_writable : bool
@@ -65,6 +70,7 @@ class Mapping:
         self.n_bytes = pieces[-1].stop
         self.pieces = pieces
         self.mapped: list[tuple[int, int]] = []
+        self.cost = Cost()
         self.segment = segment
         self.settings = settings
         self.is_writable = settings.is_writable
@@ -275,18 +281,22 @@ def map_plan(segment: Segment, plan: Plan, settings: Settings) -> Mapping | None
 
 
 def _fill(mapping: Mapping, plan: Plan) -> None:
-    place = 0
-    for part, span in zip(plan.parts, plan.spans, strict=True):
-        _map_part(mapping, part)
-        mapping.mapped.append(span)
-        _copy(mapping, place, span[0])
-        place = span[1]
+    shifted = mapping.settings.shifted
+    with find_sources(mapping.segment, shifted, plan.parts) as sources:
+        plan = plan._replace(parts=[source.part for source in sources])
+        place = 0
+        for source, span in zip(sources, plan.spans, strict=True):
+            _map_part(mapping, source)
+            mapping.mapped.append(span)
+            _copy(mapping, place, span[0])
+            place = span[1]
     _copy(mapping, place, mapping.n_bytes)
+    mapping.cost = plan.cost
 
 
-def _map_part(mapping: Mapping, part: tuple[int, int, int]) -> None:
-    low, high, offset = part
-    low, length, fd = mapping.address + low, high - low, mapping.segment.fd
+def _map_part(mapping: Mapping, source: Source) -> None:
+    (low, high, _), fd, offset = source
+    low, length = mapping.address + low, high - low
     try:
         calls.map_file(low, length, fd, offset, writable=mapping.is_writable)
     except OSError:

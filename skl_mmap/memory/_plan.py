@@ -21,6 +21,7 @@ an array which does not exist yet.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,9 +32,9 @@ import numpy.typing as npt
 
 from skl_mmap._linux.calls import HUGE_PAGE_BYTES
 from skl_mmap._linux.proc import PAGE_BYTES
-from skl_mmap.exceptions import InvalidParameterError
 from skl_mmap.memory._reasons import Cause, Reason
 from skl_mmap.memory._runs import Runs, find_runs
+from skl_mmap.memory._settings import Settings
 
 if TYPE_CHECKING:
     from skl_mmap.memory._segment import Segment
@@ -41,50 +42,8 @@ if TYPE_CHECKING:
 # One mapping for each run: far below vm.max_map_count (65 530 for a whole process),
 # and little enough to be set up faster than the rows would be copied.
 MAX_RUNS = 4096
-
-
-class Settings(NamedTuple):
-    """How arrays are handed to tasks.
-
-    Attributes
-    ----------
-    mmap_mode : {"c", "r"}
-        Copy-on-write or read-only.
-    min_mapped_bytes : int
-        Rows are copied when fewer bytes than this could be mapped: a mapping costs
-        about as much time as copying some hundred KiB.
-    min_bytes : int
-        Smaller parts of an array are sent by value: they would keep all of it alive.
-    is_by_column : bool
-        Whether rows of an array in Fortran order are selected into Fortran order too,
-        column by column, and not into C order as by numpy.
-    """
-
-    mmap_mode: str = "c"
-    min_mapped_bytes: int = 256 << 10
-    min_bytes: int = 1 << 20
-    is_by_column: bool = False
-
-    @classmethod
-    def from_parameter(cls, mmap_mode: object) -> Settings:
-        """Validate the parameter `mmap_mode`, with the defaults of everything else.
-
-        Raises
-        ------
-        InvalidParameterError
-            If it is neither of the two.
-        """
-        if isinstance(mmap_mode, str) and mmap_mode in ("c", "r"):
-            return cls(mmap_mode)
-        raise InvalidParameterError(
-            f"mmap_mode={mmap_mode!r} is not known. Pass 'c' (copy-on-write: writes "
-            "stay private) or 'r' (read-only); no task may change the data of others."
-        )
-
-    @property
-    def is_writable(self) -> bool:
-        """Whether tasks may write to what they are given."""
-        return self.mmap_mode == "c"
+# Less of a run is copied by each task sooner than it is looked up what others copied.
+MIN_SHIFTED_BYTES = 64 << 10
 
 
 class Piece(NamedTuple):
@@ -115,7 +74,8 @@ class Cost:
     mapped_bytes : int
         Bytes that cost no memory.
     copied : mapping of Cause to int
-        Bytes that every task has for itself, by cause.
+        Bytes that are copied, by cause: by every task for itself, but for those that
+        are shifted (`Reason.SHIFTED`).
     """
 
     mapped_bytes: int = 0
@@ -231,6 +191,11 @@ class _Part(NamedTuple):
     high: int
     file_offset: int
 
+    @property
+    def is_shifted(self) -> bool:
+        """Whether its pages do not begin where pages of the segment do."""
+        return self.file_offset % PAGE_BYTES != 0
+
 
 class Plan(NamedTuple):
     """Which bytes of selected rows are mapped; nothing has been done yet.
@@ -266,20 +231,24 @@ class Plan(NamedTuple):
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """The byte ranges of the result that share pages with the segment."""
+        """The byte ranges of the result that share pages with files."""
         return [(max(part.low, 0), min(part.high, self.n_bytes)) for part in self.parts]
 
     @property
     def mapped_bytes(self) -> int:
-        """Bytes that will cost no memory."""
+        """Bytes that the task does not have for itself."""
         return sum(stop - start for start, stop in self.spans)
 
     @property
     def cost(self) -> Cost:
         """What it costs to carry the plan out."""
-        mapped_bytes = self.mapped_bytes
-        copied_bytes = self.n_bytes - mapped_bytes
-        return Cost(mapped_bytes, {self.cause: copied_bytes} if copied_bytes else {})
+        spans = zip(self.parts, self.spans, strict=True)
+        shifted_bytes = sum(b - a for part, (a, b) in spans if part.is_shifted)
+        copied_bytes = self.n_bytes - self.mapped_bytes
+        copied = {Cause(Reason.SHIFTED): shifted_bytes, self.cause: copied_bytes}
+        return Cost(
+            self.mapped_bytes - shifted_bytes, {c: n for c, n in copied.items() if n}
+        )
 
 
 def _left_alone(reason: Reason, n_bytes: int) -> Plan:
@@ -384,9 +353,15 @@ def plan_runs(geometry: Geometry, runs: Runs) -> Plan:
         return _left_alone(Reason.FEW_BYTES, n_bytes)
     if geometry.order != "C":
         return _left_alone(Reason.NOT_BY_ROW, n_bytes)
+    settings = geometry.origin.settings
     pieces, can_share = pieces_of_runs(geometry.origin, geometry.row_bytes, runs)
-    plan = plan_pieces(pieces, alignment=geometry.alignment, can_share=can_share)
-    if plan.mapped_bytes < geometry.origin.settings.min_mapped_bytes:
+    plan = plan_pieces(
+        pieces,
+        alignment=geometry.alignment,
+        can_share=can_share,
+        can_shift=settings.shifted is not None,
+    )
+    if plan.mapped_bytes < settings.min_mapped_bytes:
         return _left_alone(Reason.SHORT_RUNS, n_bytes)
     return plan
 
@@ -450,6 +425,7 @@ def plan_pieces(
     *,
     alignment: int = 1,
     can_share: Sequence[bool] | None = None,
+    can_shift: bool = False,
 ) -> Plan:
     """Plan the joining of pieces of a segment.
 
@@ -458,24 +434,29 @@ def plan_pieces(
     A page can be mapped where its place in the file and in the result agree modulo
     the page size. The result's own place is free, so it is chosen such that most
     bytes agree; and modulo the size of a huge page for the longest of these pieces.
+    Others are mapped if they are long, and there is a file of shifted pages. Folds
+    have the same ones if they are in the same place, so it is 0 if few bytes agree.
     """
     shareable = [
         piece
         for index, piece in enumerate(pieces)
         if can_share is None or can_share[index]
     ]
-    page_phase, phase = _choose_phase(shareable, alignment)
+    least_bytes = MIN_SHIFTED_BYTES if can_shift else math.inf
+    page_phase, phase = _choose_phase(shareable, alignment, can_shift)
     n_bytes = pieces[-1].stop
     parts = [
         part
         for piece in shareable
-        if (piece.file_offset - piece.start) % PAGE_BYTES == page_phase
-        and (part := _whole_pages(piece, page_phase, n_bytes)) is not None
+        if (part := _whole_pages(piece, page_phase, n_bytes)) is not None
+        and part.high - part.low >= (least_bytes if part.is_shifted else 0)
     ]
     return Plan(n_bytes, pieces, parts, phase)
 
 
-def _choose_phase(pieces: Sequence[Piece], alignment: int) -> tuple[int, int]:
+def _choose_phase(
+    pieces: Sequence[Piece], alignment: int, can_shift: bool
+) -> tuple[int, int]:
     """Return the phase modulo the page size with which most bytes can be mapped.
 
     And the same modulo the huge page size, for the longest piece of that phase.
@@ -491,9 +472,12 @@ def _choose_phase(pieces: Sequence[Piece], alignment: int) -> tuple[int, int]:
         best = longest.get(phase)
         if best is None or length > best.stop - best.start:
             longest[phase] = piece
-    if not weights:
-        return -1, 0
-    phase = max(weights, key=weights.__getitem__)
+    n_bytes = sum(piece.stop - piece.start for piece in pieces)
+    phase = max(weights, key=weights.__getitem__, default=0)
+    if can_shift and 2 * weights.get(phase, 0) < n_bytes:
+        phase = 0
+    if phase not in longest:
+        return 0, 0
     first = longest[phase]
     return phase, (first.file_offset - first.start) % HUGE_PAGE_BYTES
 
@@ -508,7 +492,7 @@ def _whole_pages(piece: Piece, phase: int, n_bytes: int) -> _Part | None:
     low = round_up(phase + piece.start, PAGE_BYTES)
     high = (phase + piece.stop) // PAGE_BYTES * PAGE_BYTES
     # The rest of the first and the last page of the result belongs to nobody.
-    if piece.start == 0:
+    if piece.start == 0 and piece.file_offset >= phase:
         low = 0
     if piece.stop == n_bytes:
         high = round_up(phase + piece.stop, PAGE_BYTES)

@@ -55,6 +55,10 @@ class Reason(enum.Enum):
     SCATTERED = "the rows are not in long runs (shuffled, or a class or group each)"
     SHORT_RUNS = "no run of rows is long enough to be mapped"
     SEAMS = "runs and seams that do not agree with the pages of the file"
+    SHIFTED = (
+        "runs that do not agree with the pages of the file, of which all tasks share "
+        "one copy"
+    )
     NOT_BY_ROW = "the array is not C-contiguous"
     TEST_SETS = "of data that is stored as fit wants it, only train sets are mapped"
     NO_MAPPINGS = "the kernel has no room for more mappings"
@@ -95,12 +99,14 @@ _COUNTED = frozenset(
     {
         *(Reason.SCATTERED, Reason.SHORT_RUNS, Reason.SEAMS, Reason.NOT_BY_ROW),
         *(Reason.TEST_SETS, Reason.NO_MAPPINGS, Reason.COLUMNS, Reason.MANY_COLUMNS),
+        Reason.SHIFTED,
     }
 )
 _REMEDIES = {
     Reason.SCATTERED: (Remedy.ANY_ORDER, Remedy.ARRANGE),
     Reason.SHORT_RUNS: (Remedy.ANY_ORDER, Remedy.WHOLE_PAGES, Remedy.ARRANGE),
     Reason.SEAMS: (Remedy.ANY_ORDER, Remedy.WHOLE_PAGES, Remedy.ARRANGE),
+    Reason.SHIFTED: (Remedy.ANY_ORDER, Remedy.WHOLE_PAGES, Remedy.ARRANGE),
     Reason.NOT_BY_ROW: (Remedy.ANY_ORDER, Remedy.BY_ROW),
     Reason.COLUMNS: (Remedy.CATEGORIES,),
     Reason.FEW_BYTES: (Remedy.SMALL_ARRAYS,),

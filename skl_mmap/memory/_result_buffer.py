@@ -25,8 +25,8 @@ import numpy.typing as npt
 from skl_mmap.memory._filling import write_array
 from skl_mmap.memory._handles import map_array
 from skl_mmap.memory._placement import Placement
-from skl_mmap.memory._plan import Settings
 from skl_mmap.memory._segment import Segment, SegmentHandle, new_segment, open_handle
+from skl_mmap.memory._settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from skl_mmap.exceptions import SegmentLostError
 from skl_mmap.memory._filling import write_buffer
 from skl_mmap.memory._mapping import Mapping, map_plan
 from skl_mmap.memory._placement import spare_memory_bytes
-from skl_mmap.memory._plan import Piece, Settings, plan_pieces
+from skl_mmap.memory._plan import Piece, plan_pieces
 from skl_mmap.memory._segment import (
     Segment,
     SegmentHandle,
@@ -44,6 +44,7 @@ from skl_mmap.memory._segment import (
     create_in_memory,
     open_handle,
 )
+from skl_mmap.memory._settings import Settings
 from skl_mmap.monitor import note
 
 # For one batch. What a result has beyond this is pickled.

@@ -238,8 +238,11 @@ def carry_out(
     if plan.is_mapped and geometry.origin and geometry.origin.segment:
         origin = geometry.origin
         joined = map_plan(geometry.origin.segment, plan, origin.settings)
-        if joined is None:
-            cost = Cost.of_copy(Reason.NO_MAPPINGS, plan.n_bytes)
+        cost = (
+            Cost.of_copy(Reason.NO_MAPPINGS, plan.n_bytes)
+            if joined is None
+            else joined.cost
+        )
     counters.add(cost)
     if joined is None:
         return None

@@ -19,8 +19,8 @@ from skl_mmap.memory._handles import (
     rebuild_array,
 )
 from skl_mmap.memory._placement import Placement
-from skl_mmap.memory._plan import Settings
 from skl_mmap.memory._segment import Segment, create_segment
+from skl_mmap.memory._settings import Settings
 from skl_mmap.memory._shared_array import SharedArray
 from skl_mmap.memory._user_files import describe_memmap, reading_in_order
 from skl_mmap.monitor import SegmentRecord, is_measuring, publish

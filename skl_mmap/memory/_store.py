@@ -50,13 +50,14 @@ from skl_mmap.memory._handles import (
 )
 from skl_mmap.memory._mapping import Mapping
 from skl_mmap.memory._placement import Placement
-from skl_mmap.memory._plan import Settings
 from skl_mmap.memory._segment import (
     Segment,
     create_range_segment,
     create_segment,
 )
+from skl_mmap.memory._settings import Settings
 from skl_mmap.memory._sharing import publish_shared
+from skl_mmap.memory._shifted_pages import ShiftedPages
 from skl_mmap.memory._sources import is_mapped, owner_of, place_of
 from skl_mmap.memory._user_files import describe_memmap
 from skl_mmap.memory._views import (
@@ -187,13 +188,16 @@ class Store:
         self._entries: list[_Entry] = []
         self._views = SharedViews(placement)
         self._identity: tuple[ArrayHandle, Segment] | None = None
+        self._shifted = ShiftedPages(1)
         self._epoch = 0
         self._lock = threading.Lock()
 
-    def next_call(self) -> None:
+    def next_call(self, n_workers: int = 1) -> None:
         """Believe nothing any more: the caller may have changed its arrays."""
         with self._lock:
             self._epoch += 1
+            self._shifted.close()
+            self._shifted = ShiftedPages(n_workers)
             self._adopted = [m for m in self._adopted if m.is_at(0, m.n_bytes)]
             self._views.close()
 
@@ -203,9 +207,10 @@ class Store:
             self._views.next_task()
 
     def end_call(self) -> None:
-        """Let go of what is shared for one call only: parts of arrays."""
+        """Let go of what is shared for one call only: parts of arrays and of folds."""
         with self._lock:
             self._views.close()
+            self._shifted.close()
 
     def share(
         self, array: npt.NDArray[Any], *, conversion: Conversion = AS_IT_IS
@@ -248,7 +253,7 @@ class Store:
             )
         if described is not None:
             publish_shared(described, is_copy=False)
-            return described
+            return self._shifted.offer(described)
         with self._lock:
             segment, offset = self._find(array, conversion)
             if segment is None and as_it_is:
@@ -257,7 +262,7 @@ class Store:
                 described = self._adopt(array)
                 if described is not None:
                     publish_shared(described, is_copy=False)
-                    return described
+                    return self._shifted.offer(described)
             is_copy = segment is None
             segment = segment or self._add(array, conversion)
         if segment is None:
@@ -266,7 +271,7 @@ class Store:
         source = owner_of(array) if is_copy and as_it_is else None
         if not self._views.is_filling(segment):  # it is told of when it is complete
             publish_shared(shared, is_copy=is_copy, source=source)
-        return shared
+        return self._shifted.offer(shared)
 
     def share_view(self, view: npt.NDArray[Any]) -> tuple[ArrayHandle, Segment] | None:
         """Share an array that is too small for it, if it is a part of a larger one.
@@ -337,7 +342,7 @@ class Store:
                 like = np.broadcast_to(np.intp(0), (n_rows,))
                 self._identity = self._handle(like, segment), segment
                 publish_shared(self._identity, is_copy=True)
-            return self._identity
+            return self._shifted.offer(self._identity)
 
     def close(self) -> None:
         """Let go of everything; tasks in flight and results keep what they use."""
@@ -345,6 +350,7 @@ class Store:
             self._entries.clear()
             self._adopted.clear()
             self._views.close()
+            self._shifted.close()
             self._identity = None
 
     def _has_adopted(self, place: ViewPlace) -> bool:

@@ -19,8 +19,8 @@ from skl_mmap._linux import calls, proc
 from skl_mmap._linux.proc import offset_in_file
 from skl_mmap.memory._handles import ArrayHandle
 from skl_mmap.memory._mapping import find_mapping, has_overlap
-from skl_mmap.memory._plan import Settings
 from skl_mmap.memory._segment import Segment, open_file_segment
+from skl_mmap.memory._settings import Settings
 
 
 def _memmap_of(array: npt.NDArray[Any]) -> np.memmap[Any, Any] | None:

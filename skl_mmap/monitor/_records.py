@@ -30,7 +30,8 @@ class TaskRecord:
     mapped_bytes : int
         Bytes of folds that were mapped: they cost no memory.
     copied_bytes : int
-        Bytes of folds that were copied although their source is shared.
+        Bytes of folds that were copied although their source is shared; by the task
+        itself, but for those of the reason ``"SHIFTED"``, which tasks share.
     attached_bytes : int
         Bytes of whole arrays that were mapped, from which folds are selected.
     copy_reasons : mapping of str to int
@@ -87,6 +88,8 @@ class SegmentRecord:
     is_adoptable : bool
         Whether it is a copy, in memory, of an array that could have been shared in
         place.
+    is_of_folds : bool
+        Whether it is no array of a task, but parts of folds that all tasks share.
     """
 
     description: str
@@ -96,6 +99,7 @@ class SegmentRecord:
     path: str = ""
     inode: tuple[int, int] = (0, 0)
     is_adoptable: bool = field(default=False, kw_only=True)
+    is_of_folds: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,8 +190,10 @@ class Explainer:
             reason = Reason.SCATTERED if is_scattered else reason
         elif reason is Reason.SCATTERED or (reason.is_counted and is_scattered):
             text, reason = self._cause_of_scattering(), Reason.SCATTERED
-        elif reason in (Reason.SHORT_RUNS, Reason.SEAMS):
+        elif reason in (Reason.SHORT_RUNS, Reason.SEAMS, Reason.SHIFTED):
             text = self._tell_pages(rows)
+            if reason is Reason.SHIFTED:
+                text += "; all tasks share one copy of the others"
         elif reason is not Reason.MASK and not reason.is_counted:
             text, reason = self._tell_few(), Reason.FEW_BYTES
         lines = (self._line(remedy, rows, cause) for remedy in reason.remedies)

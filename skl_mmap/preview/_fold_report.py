@@ -27,7 +27,8 @@ class FoldRows:
         of which next to nothing is copied: the seams between them, and at most 2 % of
         all bytes. Of "part copied" more is copied, and of "copied" all.
     mapped_bytes, copied_bytes : int
-        Bytes that cost no memory, and bytes that every task has for itself.
+        Bytes that cost no memory, and bytes that are copied: by every task for itself,
+        but for those of the reason ``"SHIFTED"``, of which all tasks share one copy.
     copy_reasons : mapping of str to int
         Why, with the keys that a task's record has, and how many bytes for each.
     uncounted_bytes : int

@@ -16,6 +16,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -33,16 +34,20 @@ from skl_mmap.memory import (
     Reason,
     Runs,
     SegmentHandle,
+    Settings,
     SharedArray,
     Store,
     byte_bounds,
     can_remap,
+    can_shift_pages,
     count_selected,
     describe,
     describe_memmap,
     index_of_runs,
+    is_constant,
     plan_array,
     plan_runs,
+    planned_file,
     rebuild_array,
     stored_layout,
 )
@@ -138,7 +143,7 @@ class Rehearsal:
         self, index: npt.NDArray[np.intp], runs: Runs
     ) -> npt.NDArray[np.intp]:
         """Do the same with an index array, which a worker joins from all numbers."""
-        settings = self._options.settings
+        settings = _shifting(self._options.settings)
         n_bytes = (int(runs[:, 1].max()) + 1) * index.itemsize
         identity = Origin(0, [Piece(0, n_bytes, 0)], [(0, n_bytes)], settings)
         geometry = Geometry.of(index, identity)
@@ -160,15 +165,24 @@ class Rehearsal:
         if not conversion.is_needed_for(array):
             found = describe(array, settings) or describe_memmap(array, settings)
         if found is not None:
-            return found[0], None
+            handle, known = found
+            if is_constant(known):
+                handle = replace(handle, settings=_shifting(handle.settings))
+            return handle, None
         shape, strides, dtype = stored_layout(array, conversion)
         n_bytes = math.prod(shape) * dtype.itemsize
         segment = SegmentHandle(0, -1, 0, 0, n_bytes)
         pieces = ((0, n_bytes),)
+        settings = _shifting(settings)
         return ArrayHandle(segment, pieces, 0, dtype, shape, strides, settings), None
 
     def share_view(self, view: npt.NDArray[Any]) -> None:
         """Say that small arrays are sent by value: rows of them are not mapped."""
+
+
+def _shifting(settings: Settings) -> Settings:
+    """Return how arrays that nobody writes to are handed to tasks."""
+    return settings._replace(shifted=planned_file() if can_shift_pages() else None)
 
 
 def _task(X: Any, y: Any, train: Any, test: Any) -> None:

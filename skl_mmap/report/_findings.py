@@ -101,6 +101,13 @@ class _Job:
             n_bytes += self.fold_bytes.get(Reason.NOT_BY_ROW, 0)
         return n_bytes
 
+    @property
+    def folds_file_bytes(self) -> int:
+        """Bytes of parts of folds that all tasks shared a copy of."""
+        segments = [s for s in self.report.segments if s.is_of_folds]
+        n_bytes = sum(segment.n_bytes for segment in segments)
+        return n_bytes if n_bytes >= _MIN_BYTES else 0
+
     def has(self, option: str, value: object) -> bool:
         """Tell if the job had this option set already."""
         return self.call is not None and self.call.options.get(option) == value
@@ -167,7 +174,7 @@ def _store_by_row(job: _Job) -> Suggestion | None:
 
 
 def _order_rows(job: _Job) -> Suggestion | None:
-    n_bytes = job.fold_bytes.get(Reason.SEAMS, 0)
+    n_bytes = job.fold_bytes.get(Reason.SEAMS, 0) + job.folds_file_bytes
     can_reorder = not job.report.calls or any(c.can_reorder for c in job.report.calls)
     if not n_bytes or not can_reorder or job.has("row_order", "any"):
         return None
@@ -243,7 +250,8 @@ def _find_fold_copies(tasks: Iterable[TaskCost]) -> list[TaskCost]:
     return [
         task
         for task in tasks
-        if task.copied_bytes > max(_MAX_COPIED_SHARE * task.selected_bytes, _MIN_BYTES)
+        if task.own_copied_bytes
+        > max(_MAX_COPIED_SHARE * task.selected_bytes, _MIN_BYTES)
     ]
 
 
@@ -265,13 +273,13 @@ def _explain_fold_copies(name: str, group: list[TaskCost], job: _Job) -> list[st
     guilty = _find_fold_copies(group)
     if not guilty:
         return []
-    worst = max(guilty, key=lambda task: task.copied_bytes / task.selected_bytes)
-    key = next(iter(worst.copy_reasons), "")
-    copied_bytes = sum(task.copied_bytes for task in guilty)
+    worst = max(guilty, key=lambda task: task.own_copied_bytes / task.selected_bytes)
+    key = next((key for key in worst.copy_reasons if key != Reason.SHIFTED.name), "")
+    copied_bytes = sum(task.own_copied_bytes for task in guilty)
     sentence = (
         f"{name} copied {format_bytes(copied_bytes)} of folds"
         f"{_in_how_many(guilty, group)}, up to "
-        f"{worst.copied_bytes / worst.selected_bytes:.0%} of one: {explain(key)}."
+        f"{worst.own_copied_bytes / worst.selected_bytes:.0%} of one: {explain(key)}."
     )
     cause = _parse(key)
     rules = () if cause is None else _RULES.get(cause.reason, ())

@@ -13,9 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from skl_mmap.memory import Reason
 from skl_mmap.monitor import (
     MeasuredBlock,
     Measurement,
+    SegmentRecord,
     TaskRecord,
     add_reasons,
     measure_as,
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from skl_mmap.report._findings import Suggestion
+
+# Of these bytes, tasks share one copy.
+_SHIFTED = Reason.SHIFTED.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +81,18 @@ class TaskCost:
         """Bytes of folds, mapped or copied."""
         return self.mapped_bytes + self.copied_bytes
 
+    @property
+    def own_copied_bytes(self) -> int:
+        """Bytes of folds that each task has copied for itself."""
+        return self.copied_bytes - self.copy_reasons.get(_SHIFTED, 0)
+
     @classmethod
     def from_records(cls, label: str, records: list[TaskRecord]) -> TaskCost:
         """Add up the records of tasks of one name."""
         private = [
-            record.peak_private_bytes - record.copied_bytes
+            record.peak_private_bytes
+            - record.copied_bytes
+            + record.copy_reasons.get(_SHIFTED, 0)
             for record in records
             if record.peak_private_bytes is not None
         ]
@@ -260,7 +272,11 @@ class MemoryReport(MeasuredBlock):
         """Size of X, or else of the largest array that was shared."""
         if self.named_bytes is not None:
             return self.named_bytes
-        return max((segment.n_bytes for segment in self.segments), default=None)
+        return max((segment.n_bytes for segment in self._arrays()), default=None)
+
+    def _arrays(self) -> list[SegmentRecord]:
+        """Return what was shared of arrays, and not of folds."""
+        return [segment for segment in self.segments if not segment.is_of_folds]
 
     @property
     def named_bytes(self) -> int | None:
@@ -365,7 +381,7 @@ class MemoryReport(MeasuredBlock):
 
     def _list_mapped_changes(self) -> list[tuple[float, int]]:
         """List when tasks mapped folds, and let go of them: seconds and bytes."""
-        most = sum(segment.n_bytes for segment in self.segments)
+        most = sum(segment.n_bytes for segment in self._arrays())
         changes: list[tuple[float, int]] = []
         for record in self.records:
             if record.end_seconds is not None and record.mapped_bytes:

@@ -163,6 +163,23 @@ class TestSuggestions:
         [suggestion] = make_report(make_record(reasons={"SEAMS": 30 * MIB})).suggestions
         assert suggestion.code == 'parallel_config("mmap", n_jobs=4, row_order="any")'
 
+    def test_what_tasks_share_a_copy_of_is_no_copy_of_theirs(self) -> None:
+        record = make_record(
+            reasons={"SHIFTED": 30 * MIB, "SEAMS": 1}, peak_private_bytes=2 * MIB
+        )
+        made = SegmentRecord("parts of folds", 20 * MIB, "memory", is_of_folds=True)
+        X = SegmentRecord("X", 10 * MIB, "memory")
+        calls = (make_call(),)
+        report = make_report(record, segments=(made, X), calls=calls, input_bytes=None)
+        assert report.large_copies == ()
+        assert report.unit_bytes == 10 * MIB
+        [task] = report.tasks
+        assert (task.copied_bytes, task.own_copied_bytes) == (30 * MIB + 1, 1)
+        assert task.private_bytes == 2 * MIB - 1
+        [suggestion] = report.suggestions
+        assert suggestion.code == 'parallel_config("mmap", n_jobs=3, row_order="any")'
+        assert "20.0 MiB" in suggestion.reason
+
     def test_large_arrays_may_be_adopted(self) -> None:
         made = SegmentRecord("X", 100 * MIB, "memory", is_adoptable=True)
         calls = (make_call(),)
