@@ -180,6 +180,9 @@ TESTED_PARTS = {
     "a worker is asked again after an error, which no call of joblib does": {
         "backend": "parts pool task",
     },
+    "tasks are rewritten, which is looked at without workers": {
+        "estimators": "arranging",
+    },
     "sizes are made small, or the kernel is made to refuse": {
         "backend": "forking",
         "memory": "adoption conversion filling mapping plan result_files runs segment "

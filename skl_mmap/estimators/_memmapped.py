@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from joblib import parallel_config
+from joblib import effective_n_jobs, parallel_config
 from joblib.parallel import get_active_backend
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.exceptions import NotFittedError
@@ -31,9 +31,10 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from skl_mmap._units import parse_bytes
-from skl_mmap.backend import MmapBackend
 from skl_mmap.containers import count_bytes
+from skl_mmap.estimators._arranging import Arranger
 from skl_mmap.estimators._fit_inputs import read_arguments
+from skl_mmap.estimators._interception import RewritingBackend, rewriting_tasks
 from skl_mmap.estimators._single_fits import (
     is_search,
     note_refusal,
@@ -90,7 +91,9 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     row_order : {"exact", "any"}, default="exact"
         ``"exact"`` gives the same results as the estimator alone, bit for bit.
         ``"any"`` may reorder the rows within a train set, so that nearly all of them
-        are mapped and not copied.
+        are mapped and not copied. If the estimator's folds are scattered in X
+        (shuffled, stratified, grouped), tasks get a copy of X in the order of the
+        folds, where that saves memory.
     layouts : {"auto", "given"}, default="auto"
         ``"auto"`` hands estimators that would convert X to another dtype or order, as
         trees do to float32, rows of one shared converted copy. Results stay the same,
@@ -134,6 +137,15 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     scikit-learn runs one task for all folds of an estimator. Where that is not safe
     (``cv="prefit"``, metadata routing, several outputs), scikit-learn's own `fit` is
     used, and the report says so.
+
+    With ``row_order="any"``, searches, stacking ensembles and scikit-learn's other
+    estimators with folds and workers need no `arrange`. Train and test sets have the
+    rows that they have without it, test sets in the same order. X, y and parameters of
+    `fit` are written once in the order of the folds for all tasks, and for nothing
+    else: what the estimator returns, keeps or fits on all rows has the order of the
+    caller. The original X is needed for that, so that it stays. The copy is not made
+    if the folds are no partition of the rows, if they are long runs already, or if
+    less would be saved: the report says which.
 
     With ``single_fits="worker"``, the worker has the threads, the environment and the
     random states of this process during the fit, and the model comes back by the way
@@ -303,7 +315,8 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             if is_small:
                 result = method(*args, **kwargs)
             else:
-                result = self._fit_large(estimator, name, args, kwargs)
+                with self._rewriting(estimator, args, kwargs):
+                    result = self._fit_large(estimator, name, args, kwargs)
         if measurement is not None:
             title = f"{type(self).__name__}({type(estimator).__name__})"
             input_bytes = count_bytes(_data_of(args, kwargs))
@@ -344,6 +357,22 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             )
         return getattr(estimator, name)(*args, **kwargs)
 
+    def _rewriting(
+        self, estimator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AbstractContextManager[Any]:
+        """Return what has a hand in the tasks of a fit, if an option asks for it."""
+        if self.row_order != "any" or _is_nested():
+            return nullcontext()
+        y = args[1] if len(args) > 1 else kwargs.get("y")
+        arranger = Arranger(
+            estimator,
+            effective_n_jobs(getattr(estimator, "n_jobs", None)),
+            Placement.from_parameter(self.store),
+            self.min_bytes,
+            needs_both=self.adopt or is_stacking(estimator),
+        )
+        return rewriting_tasks(estimator, y, arranger)
+
     def _make_estimator(self, name: str) -> Any:
         """Return the estimator to fit: a clone, or the one that goes on learning."""
         goes_on = name == "partial_fit" or getattr(self.estimator, "warm_start", False)
@@ -381,7 +410,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _backend(self, is_small: bool) -> AbstractContextManager[Any]:
         """Return what sets the backend; nothing if X is small, and no jobs wanted."""
-        backend = MmapBackend(
+        backend = RewritingBackend(
             row_order=self.row_order,
             layouts=self.layouts,
             store=self.store,

@@ -16,7 +16,7 @@ from skl_mmap.orders._page_order import (
 
 if TYPE_CHECKING:
     from skl_mmap.orders._arrange import arrange
-    from skl_mmap.orders._partition import PartitionCheck
+    from skl_mmap.orders._partition import PartitionCheck, find_partition
     from skl_mmap.orders._splitters import ArrangedSplits, PageFriendly
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "PageFriendly",
     "PartitionCheck",
     "arrange",
+    "find_partition",
     "order_runs",
     "ordered_runs",
     "page_order",
@@ -38,6 +39,7 @@ _MODULES = {
     "PageFriendly": "_splitters",
     "PartitionCheck": "_partition",
     "arrange": "_arrange",
+    "find_partition": "_partition",
 }
 
 
