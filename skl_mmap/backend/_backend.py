@@ -116,11 +116,11 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         inner_max_num_threads: int | None = None,
         **parameters: Any,
     ) -> None:
-        self._options = Options.from_parameters(parameters)
+        self.options = Options.from_parameters(parameters)
         super().__init__(
             nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads
         )
-        self._call_options = self._options
+        self._call_options = self.options
         self._store: Store | None = None
         self._files: FilePool | None = None
         self._workers: Any = None
@@ -151,7 +151,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     ) -> int:
         """Get the workers ready, and return how many there are."""
         n_jobs = self.effective_n_jobs(n_jobs)
-        self._call_options = self._options.for_call(
+        self._call_options = self.options.for_call(
             parameters, _compat.explicit_mmap_mode()
         )
         if n_jobs == 1:

@@ -31,8 +31,8 @@ from skl_mmap.orders import rows_of_pages
 # the estimator or to a scorer.
 _OWN_TASKS = frozenset(
     {
-        ("skl_mmap.estimators._stacking", "fit_on_all"),
-        ("skl_mmap.estimators._stacking", "predict_fold"),
+        ("skl_mmap.estimators._flat_list", "fit_rows"),
+        ("skl_mmap.estimators._flat_list", "predict_fold"),
         ("skl_mmap.estimators._single_fits", "fit_alone"),
     }
 )
