@@ -171,7 +171,7 @@ TESTED_PARTS = {
     "there is a table or a language in it, and tests go through its cases": {
         "backend": "layout_choice layouts observation pickling",
         "copies": "known_layouts",
-        "estimators": "fit_inputs",
+        "estimators": "fit_inputs rows",
         "containers": "pandas polars",
     },
     "what it changes in a process is undone, and that is looked at in between": {
@@ -246,6 +246,6 @@ def test_rooms_speak_to_what_other_rooms_hand_out() -> None:
         # Its import is that of pandas, which not everybody has.
         ("files/_load.py", "containers._pandas"),
         # Tasks are known by the names of their functions, as those of scikit-learn.
+        ("backend/_layout_choice.py", "estimators._flat_list"),
         ("backend/_layout_choice.py", "estimators._single_fits"),
-        ("backend/_layout_choice.py", "estimators._stacking"),
     }

@@ -108,11 +108,11 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         inner_max_num_threads: int | None = None,
         **parameters: Any,
     ) -> None:
-        self._options = Options.from_parameters(parameters)
+        self.options = Options.from_parameters(parameters)
         super().__init__(
             nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads
         )
-        self._call_options = self._options
+        self._call_options = self.options
         self._in_place = InPlace()
         self._store: Store | None = None
         self._files: FilePool | None = None
@@ -134,13 +134,13 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     ) -> int:
         """Get the workers ready, and return how many there are."""
         n_jobs = self.effective_n_jobs(n_jobs)
-        self._call_options = self._options.for_call(
+        self._call_options = self.options.for_call(
             parameters, _compat.explicit_mmap_mode()
         )
         if n_jobs == 1:
             raise FallbackToBackend(
                 SequentialBackend(
-                    self._options, self.nesting_level, self._in_place, self.owner
+                    self.options, self.nesting_level, self._in_place, self.owner
                 )
             )
         self._n_workers = n_jobs

@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 # What they do with X is what scikit-learn's own tasks do: select rows, and hand them to
 # the estimator.
 _OWN_TASKS = {
-    ("skl_mmap.estimators._stacking", "fit_on_all"): ModelTask((), only_fits=True),
-    ("skl_mmap.estimators._stacking", "predict_fold"): ModelTask(()),
+    ("skl_mmap.estimators._flat_list", "fit_rows"): ModelTask((), only_fits=True),
+    ("skl_mmap.estimators._flat_list", "predict_fold"): ModelTask(()),
+    ("skl_mmap.estimators._flat_list", "try_fit_rows"): ModelTask((), only_fits=True),
+    ("skl_mmap.estimators._flat_list", "try_predict_fold"): ModelTask(()),
     ("skl_mmap.estimators._single_fits", "fit_alone"): ModelTask((), only_fits=True),
 }
 _ARRAYS = (np.ndarray, np.memmap, SharedArray)

@@ -100,7 +100,7 @@ class Arranger(TaskRewriter):
         if reason is None:
             reason = self._find_order(X, splits)
         if reason is not None:
-            _note_refusal(reason)
+            note_unarranged(reason)
 
     def _find_refusal(self, X: Any, splits: Splits) -> str | None:
         """Say why it cannot be done or does not pay; None if it does."""
@@ -170,7 +170,7 @@ class Arranger(TaskRewriter):
             changed = {k: self._arrange_argument(k, v) for k, v in arguments.items()}
         except Exception as error:  # noqa: BLE001 - the task is right as it is
             self._permutation = None
-            _note_refusal(str(error))
+            note_unarranged(str(error))
             return item
         values = tuple(changed.values())
         return function, values[: len(args)], {name: changed[name] for name in kwargs}
@@ -255,5 +255,6 @@ def _is_mapped(X: Any) -> bool:
     return isinstance(X, ClosedAtExit)
 
 
-def _note_refusal(reason: str) -> None:
+def note_unarranged(reason: str) -> None:
+    """Say in the report why rows keep their order."""
     note(f"row_order='any' has left the rows of X in their order: {reason}")

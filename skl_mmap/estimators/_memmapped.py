@@ -13,6 +13,7 @@ for parameters by ``inspect.signature``; both get the inner answer.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import os
@@ -24,7 +25,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from joblib import effective_n_jobs, parallel_config
-from joblib.parallel import get_active_backend
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import get_tags
@@ -32,18 +32,18 @@ from sklearn.utils.validation import check_is_fitted
 
 from skl_mmap._units import parse_bytes
 from skl_mmap.containers import count_bytes
-from skl_mmap.estimators._arranging import Arranger
+from skl_mmap.estimators._arranging import Arranger, note_unarranged
 from skl_mmap.estimators._fit_inputs import read_arguments
+from skl_mmap.estimators._flat_fits import find_stacks, fitting_flat, is_nested
 from skl_mmap.estimators._interception import RewritingBackend, rewriting_tasks
 from skl_mmap.estimators._single_fits import (
+    NO_LAST_FIT,
     is_search,
     note_refusal,
     refitting_in_worker,
 )
-from skl_mmap.estimators._stacking import fit_stacking, is_stacking
+from skl_mmap.estimators._stacking import is_stacking
 from skl_mmap.exceptions import CopyError, CopyWarning, InvalidParameterError
-from skl_mmap.memory import Placement
-from skl_mmap.monitor import note
 from skl_mmap.report import MemoryReport, measure
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         args, kwargs = read_arguments(method, args, kwargs, self.store)
         is_small = self._is_small(args, kwargs)
         watch: AbstractContextManager[Any] = nullcontext()
-        if not is_small and self.check != "off" and not _is_nested():
+        if not is_small and self.check != "off" and not is_nested():
             watch = measure(interval_seconds=_INTERVAL_SECONDS)
         report = None
         with self._backend(is_small), watch as measurement:
@@ -329,39 +329,26 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     def _fit_large(
         self, estimator: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        params = dict(zip(("X", "y"), args, strict=False)) | kwargs
-        in_worker = self.single_fits == "worker" and not _is_nested()
-        # Otherwise it is for the estimator to say what is missing, or too much.
-        is_complete = len(args) <= 2 and {"X", "y"} <= params.keys()
-        if (
-            is_complete
-            and name in ("fit", "fit_transform")
-            and is_stacking(estimator)
-            and not _is_nested()
-        ):
-            placement = Placement.from_parameter(self.store)
-            X, y = params.pop("X"), params.pop("y")
-            refusal = fit_stacking(
-                estimator, X, y, params, placement, final_in_worker=in_worker
-            )
-            if refusal is None:
-                return estimator if name == "fit" else estimator.transform(X)
-            note(f"scikit-learn has fitted the ensemble in its own way: {refusal}")
-        if in_worker and is_search(estimator):
-            with refitting_in_worker(estimator):
-                return getattr(estimator, name)(*args, **kwargs)
-        if in_worker:
-            note_refusal(
-                "only searches, and stacking ensembles that are fitted as one list of "
-                "tasks, have a last fit of their own"
-            )
-        return getattr(estimator, name)(*args, **kwargs)
+        in_worker = self.single_fits == "worker" and not is_nested()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(fitting_flat(estimator, final_in_worker=in_worker))
+            if in_worker and is_search(estimator):
+                # A stacking ensemble fits the last of its own fits there.
+                if not is_stacking(estimator.estimator):
+                    stack.enter_context(refitting_in_worker(estimator))
+            elif in_worker and not find_stacks(estimator):
+                note_refusal(NO_LAST_FIT)
+            return getattr(estimator, name)(*args, **kwargs)
 
     def _rewriting(
         self, estimator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AbstractContextManager[Any]:
         """Return what has a hand in the tasks of a fit, if an option asks for it."""
-        if self.row_order != "any" or _is_nested():
+        if self.row_order != "any" or is_nested():
+            return nullcontext()
+        if find_stacks(estimator) and not is_stacking(estimator):
+            # Folds of folds are known by their rows in the caller's X.
+            note_unarranged("an ensemble in the estimator is fitted in parts")
             return nullcontext()
         y = args[1] if len(args) > 1 else kwargs.get("y")
         arranger = Arranger(
@@ -423,7 +410,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             return nullcontext()
         # In a task of another parallel call, joblib's choice for nested calls stays:
         # processes that start processes would be more than there are cores.
-        if not _is_nested():
+        if not is_nested():
             config["backend"] = backend
         return parallel_config(**config) if config else nullcontext()
 
@@ -435,12 +422,6 @@ def _data_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def _is_configuring(name: str) -> bool:
     """Tell if a method only says how later calls work, and returns its estimator."""
     return name.startswith("set_")  # set_output, set_fit_request
-
-
-def _is_nested() -> bool:
-    """Tell if this is a task of some other parallel call already."""
-    backend, _ = get_active_backend()
-    return bool(backend.nesting_level)
 
 
 def _check_check(check: object) -> None:

@@ -54,6 +54,10 @@ _SEARCHES = frozenset(
 # What the transport of a model raises if something in it cannot be pickled.
 _NOT_SENT = (pickle.PicklingError, TypeError, AttributeError)
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
+NO_LAST_FIT = (
+    "only searches, and stacking ensembles that are fitted as one list of tasks, have "
+    "a last fit of their own"
+)
 
 
 def is_search(estimator: Any) -> bool:

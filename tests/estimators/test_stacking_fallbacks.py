@@ -218,22 +218,22 @@ def watch_writes(monkeypatch: pytest.MonkeyPatch) -> list[WrittenArray | None]:
 
 def test_predictions_are_written_and_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y, _ = make_data()
-    joined: list[Any] = []
+    joined: list[list[Any]] = []
     join = ResultBuffer.read_joined
 
     def watched(buffer: ResultBuffer, parts: list[Any]) -> Any:
-        joined.extend(parts)
+        joined.append(parts)
         return join(buffer, parts)
 
     monkeypatch.setattr(ResultBuffer, "read_joined", watched)
     with recorded() as records:
         share_all(make_regressor()).fit(X, y)
     assert len(records) == 8, "workers ran it"
-    assert len(joined) == 6
-    assert {type(part) for part in joined} == {WrittenArray}
-    offsets = sorted((part.offset, part.stop) for part in joined)
-    assert offsets[0][0] == 0
-    assert [begin for begin, _ in offsets[1:]] == [stop for _, stop in offsets[:-1]]
+    assert len(joined) == 2
+    for parts in joined:
+        assert {type(part) for part in parts} == {WrittenArray}
+        begins, stops = zip(*((part.offset, part.stop) for part in parts), strict=True)
+        assert begins == (0, *stops[:-1])
 
 
 @pytest.mark.parametrize(
