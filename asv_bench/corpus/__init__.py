@@ -16,9 +16,10 @@ with X loaded and workers warm, in multiples of X. Results are compared bit for 
 Packages that were tried, and are not in it (with pandas 3.1, numpy 2.4 and scikit-learn
 1.9):
 
-====================  ==================================================================
-celer 0.7             gives scikit-learn the parameter n_alphas, which is gone in 1.9
-sktime 1.2            asks for pandas before 3.1
-tsfresh 0.21          starts processes of its own: no backend of joblib is asked
-====================  ==================================================================
+=====================  =================================================================
+celer 0.7              gives scikit-learn the parameter n_alphas, which is gone in 1.9
+pyod's FeatureBagging  fits one model after the other, whatever n_jobs is
+sktime 1.2             asks for pandas before 3.1
+tsfresh 0.21           starts processes of its own: no backend of joblib is asked
+=====================  =================================================================
 """

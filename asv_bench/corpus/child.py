@@ -50,7 +50,9 @@ def work(spec: dict[str, Any], announce: Callable[[str], None]) -> dict[str, Any
     warnings.simplefilter("ignore")
     announce("starting")
     job = find_job(spec["family"], spec["name"])
-    job.run(*job.make(_WARM_BYTES))
+    # In this process alone: a job that says how many workers it wants starts some.
+    with parallel_config("threading", n_jobs=1):
+        job.run(*job.make(_WARM_BYTES))
     alone_bytes = _read_committed()
     with parallel_config(spec["backend"], n_jobs=spec["n_jobs"], **spec["options"]):
         warm(job, spec["n_jobs"])

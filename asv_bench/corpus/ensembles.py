@@ -52,13 +52,13 @@ def stack(X: Any, y: Any) -> Any:
 
 @job(make_array)
 def stack_two_layers(X: Any, y: Any) -> Any:
-    """StackingRegressor whose final estimator is another one."""
+    """StackingRegressor of two layers."""
     return _two_layers().fit(X, y).predict(X[_SOME])
 
 
 @job(make_array)
 def stack_passthrough(X: Any, y: Any) -> Any:
-    """The same, and the second layer gets X as well."""
+    """StackingRegressor of two layers, with passthrough."""
     return _two_layers(passthrough=True).fit(X, y).predict(X[_SOME])
 
 
