@@ -557,24 +557,22 @@ def has_known_splits(cv: Any) -> bool:
     return is_plain or type(cv).__module__ == "sklearn.model_selection._split"
 
 
-# Those that fit an estimator on rows of X and use it, and may look at X themselves.
-_FITS = {
-    ("sklearn.calibration", "_fit_classifier_calibrator_pair"): (
-        *("estimator", "X", "y", "train", "test"),
-    ),
-    ("sklearn.multioutput", "_fit_estimator"): ("estimator", "X", "y"),
-}
+# Those of them that fit the estimator, once, on all rows or on a train set.
+_FITS_ON_ROWS = frozenset(
+    {
+        (_ENSEMBLE, "_fit_single_estimator"),
+        (_VALIDATION, "_fit_and_predict"),
+        (_VALIDATION, "_fit_and_score"),
+        ("sklearn.calibration", "_fit_classifier_calibrator_pair"),
+        ("sklearn.multioutput", "_fit_estimator"),
+    }
+)
 
 
 def is_fit_on_rows(function: Any) -> bool:
     """Return whether a function fits an estimator on all rows, or on a train set."""
-    module, name = (
-        getattr(function, field, "") for field in ("__module__", "__qualname__")
-    )
-    expected = _FITS.get((module, name))
-    if expected is None:
-        return is_fitting_task(function)
-    return _has_arguments(function, expected)
+    name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    return name in _FITS_ON_ROWS and find_model_task(function) is not None
 
 
 def is_handing_scorer(scorer: Any) -> bool:
@@ -594,26 +592,12 @@ def is_handing_scorer(scorer: Any) -> bool:
     _VALIDATION,
     "tasks of scikit-learn",
     "layouts='auto' leaves X as it is in some tasks of cross-validation, searches and "
-    "ensembles",
+    "ensembles, and stacking ensembles in them are fitted by one worker each",
 )
 def _has_tasks() -> bool:
     return all(
         _has_arguments(_find(module, name), task.first)
         for (module, name), task in _TASKS.items()
-        if module in sys.modules
-    )
-
-
-@_needs(
-    _VALIDATION,
-    "tasks that fit stacks",
-    "stacking ensembles in calibration and multi-output tasks are fitted by one worker "
-    "each",
-)
-def _has_fits() -> bool:
-    return all(
-        _has_arguments(_find(module, name), names)
-        for (module, name), names in _FITS.items()
         if module in sys.modules
     )
 

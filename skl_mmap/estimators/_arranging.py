@@ -145,7 +145,9 @@ class Arranger(TaskRewriter):
     def _find_order(self, X: Any, splits: Splits) -> str | None:
         """Find the order of the folds, or say why there is none."""
         try:
-            found = find_partition(splits, X, n_samples=count_rows(X, _X))
+            found = find_partition(
+                splits, X, n_samples=count_rows(X, _X), classifier=False
+            )
         except InvalidParameterError as error:
             return str(error)
         if np.all(found.permutation[1:] > found.permutation[:-1]):

@@ -44,6 +44,7 @@ from skl_mmap.estimators._single_fits import (
 )
 from skl_mmap.estimators._stacking import is_stacking
 from skl_mmap.exceptions import CopyError, CopyWarning, InvalidParameterError
+from skl_mmap.memory import Placement
 from skl_mmap.report import MemoryReport, measure
 
 if TYPE_CHECKING:
