@@ -31,10 +31,11 @@ import numpy as np
 from joblib.parallel import FallbackToBackend, mp
 
 from skl_mmap import _compat
+from skl_mmap.backend._any_order import in_any_order
 from skl_mmap.backend._calls import CallWatch
-from skl_mmap.backend._indices import RowIndex, in_any_order
 from skl_mmap.backend._observation import Observation
 from skl_mmap.backend._options import Options
+from skl_mmap.backend._row_index import RowIndex
 from skl_mmap.memory import (
     ClosedAtExit,
     InPlace,

@@ -14,9 +14,7 @@ known, only the train set is taken from the copy.
 
 from __future__ import annotations
 
-import functools
 import inspect
-import types
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +22,7 @@ import numpy as np
 
 from skl_mmap import _compat
 from skl_mmap._compat import ModelTask
+from skl_mmap.backend._arguments import names_of, position_of
 from skl_mmap.backend._layouts import InLayout, runs_of, why_not_by_column
 from skl_mmap.containers import container_of
 from skl_mmap.memory import Conversion, SharedArray, Stack, stored_order
@@ -220,7 +219,7 @@ class LayoutChoice:
             for value in (*args, *kwargs.values()):
                 self._needs_as_it_is(value)
             return None
-        names = _names_of(function)
+        names = names_of(function)
         arguments = {**dict(zip(names, args, strict=False)), **kwargs}
         X = arguments.get("X")
         numbers = self._numbers_of(X)
@@ -273,18 +272,6 @@ class LayoutChoice:
 
 def _name_of(function: Any) -> tuple[str, str]:
     return getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
-
-
-def _names_of(function: Any) -> tuple[str, ...]:
-    # The cache is on functions of modules only: these live on anyway.
-    if isinstance(function, types.FunctionType):
-        return _names_of_function(function)
-    return tuple(inspect.signature(function).parameters)
-
-
-@functools.lru_cache(maxsize=64)
-def _names_of_function(function: types.FunctionType) -> tuple[str, ...]:
-    return tuple(inspect.signature(function).parameters)
 
 
 def _contains(value: Any, X: Any, depth: int = _MAX_DEPTH) -> bool:
@@ -437,10 +424,8 @@ def _estimator_of(call: _Call) -> Any:
 def _place_of(item: Any, name: str) -> int | str:
     """Return which positional argument has a name, or the name."""
     function, _, kwargs = item
-    if name in kwargs:
-        return name
-    names = _names_of(inspect.unwrap(function))
-    return names.index(name) if name in names else name
+    place = None if name in kwargs else position_of(function, name)
+    return name if place is None else place
 
 
 def _replace_input(item: Any, wish: _Wish) -> Any:

@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 from loky.backend.reduction import get_loky_pickler
 
-from skl_mmap.backend._indices import RowIndex
 from skl_mmap.backend._layouts import InLayout
 from skl_mmap.backend._object_arrays import rebuild_objects, share_objects
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._parts import PartsReader, TaskPickle
+from skl_mmap.backend._row_index import RowIndex
 from skl_mmap.containers import known_containers
 from skl_mmap.exceptions import SklMmapError
 from skl_mmap.memory import (
