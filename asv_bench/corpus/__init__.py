@@ -18,6 +18,7 @@ Packages that were tried, and are not in it (with pandas 3.1, numpy 2.4 and scik
 
 =====================  =================================================================
 celer 0.7              gives scikit-learn the parameter n_alphas, which is gone in 1.9
+interpret-core 0.7     takes a minute, nearly all of it in the one thread that bins X
 pyod's FeatureBagging  fits one model after the other, whatever n_jobs is
 sktime 1.2             asks for pandas before 3.1
 tsfresh 0.21           starts processes of its own: no backend of joblib is asked

@@ -1,4 +1,8 @@
-"""Ensembles: stacks of one and two layers, votes, bags."""
+"""Ensembles: stacks of one and two layers, votes, bags.
+
+A stack is told how many jobs it has, as most people do: its inner cross-validations,
+which run in workers, then have threads, and each of these its folds.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.tree import DecisionTreeRegressor
 
 from .data import make_array, make_classes
-from .jobs import job
+from .jobs import N_JOBS, job
 
 # Rows of a prediction that stands for the fitted model.
 _SOME = slice(2000)
@@ -35,7 +39,11 @@ def _sgd(random_state: int = 0) -> Any:
 def _two_layers(**parameters: Any) -> Any:
     upper = StackingRegressor([("ridge", Ridge()), ("sgd", _sgd(1))], Ridge(), cv=3)
     return StackingRegressor(
-        [("ridge", Ridge()), ("sgd", _sgd())], upper, cv=4, **parameters
+        [("ridge", Ridge()), ("sgd", _sgd())],
+        upper,
+        cv=4,
+        n_jobs=N_JOBS,
+        **parameters,
     )
 
 
@@ -47,7 +55,8 @@ def stack(X: Any, y: Any) -> Any:
         ("sgd", SGDClassifier(max_iter=2, tol=None, random_state=0)),
         ("logistic", LogisticRegression(max_iter=5)),
     ]
-    return StackingClassifier(models, cv=4).fit(X, y).predict_proba(X[_SOME])
+    model = StackingClassifier(models, cv=4, n_jobs=N_JOBS)
+    return model.fit(X, y).predict_proba(X[_SOME])
 
 
 @job(make_array)

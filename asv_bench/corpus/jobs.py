@@ -21,7 +21,6 @@ _INSTALLED_NAMES = {
     "category_encoders": "category-encoders",
     "feature_engine": "feature-engine",
     "imblearn": "imbalanced-learn",
-    "interpret": "interpret-core",
     "quantile_forest": "quantile-forest",
 }
 

@@ -172,14 +172,3 @@ def target_encoded(X: Any, y: Any) -> Any:
 
     model = make_pipeline(TargetEncoder(), LogisticRegression(max_iter=5))
     return cross_validate(model, X, y, cv=4)
-
-
-@job(make_narrow_frame, "pandas", "interpret")
-def explainable_boosting(X: Any, y: Any) -> Any:
-    """interpret's ExplainableBoostingRegressor, four bags, frame."""
-    from interpret.glassbox import ExplainableBoostingRegressor
-
-    model = ExplainableBoostingRegressor(
-        outer_bags=4, max_rounds=3, interactions=0, n_jobs=N_JOBS, random_state=0
-    )
-    return model.fit(X, y).predict(X[_SOME])
