@@ -605,7 +605,7 @@ def _has_tasks() -> bool:
 @_needs(
     _SCORER,
     "scorers of scikit-learn",
-    "layouts='auto' leaves X as it is in tasks that compute scores",
+    "layouts='auto' leaves test sets as they are in tasks that compute scores",
 )
 def _has_scorers() -> bool:
     from sklearn.metrics import accuracy_score, make_scorer

@@ -23,7 +23,7 @@ import numpy as np
 from skl_mmap import _compat
 from skl_mmap._compat import ModelTask
 from skl_mmap.backend._arguments import names_of, position_of
-from skl_mmap.backend._layouts import InLayout, runs_of, why_not_by_column
+from skl_mmap.backend._layouts import InLayout, count_rows, runs_of, why_not_by_column
 from skl_mmap.containers import container_of
 from skl_mmap.memory import Conversion, SharedArray, Stack, stored_order
 from skl_mmap.monitor import note
@@ -206,7 +206,7 @@ class LayoutChoice:
             train_place=_place_of(item, "train"),
         )
         n_rows = call.X.shape[0]
-        n_fitted = n_rows if call.train is None else len(call.train)
+        n_fitted = n_rows if call.train is None else count_rows(call.train)
         saved_bytes = layout.n_bytes * n_fitted / n_rows
         return _Wish(layout, type(_estimator_of(call)).__name__, saved_bytes)
 
@@ -304,7 +304,7 @@ def _is_known_use(call: _Call) -> bool:
 
 def _is_index(rows: Any) -> bool:
     """Return whether rows are selected by number, or none are selected."""
-    if rows is None:
+    if rows is None or hasattr(rows, "runs"):
         return True
     return (
         isinstance(rows, np.ndarray)

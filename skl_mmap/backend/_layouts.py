@@ -175,6 +175,13 @@ def _is_for_train(value: Any) -> bool:
     return type(value) is InLayout and value.is_for_train
 
 
+def count_rows(train: Any) -> int:
+    """Count the rows of a train set."""
+    if hasattr(train, "runs"):
+        return int((train.runs[:, 1] - train.runs[:, 0]).sum())
+    return len(train)
+
+
 def runs_of(train: Any, n_rows: int) -> Runs | None:
     """Return the runs of a train set; None if there are too many."""
     if hasattr(train, "runs"):

@@ -1,9 +1,8 @@
-"""Data frames that are handed over row by row, and results that stay those of loky."""
+"""Data frames that are handed over row by row."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import joblib
@@ -11,35 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.ensemble import (
-    BaggingClassifier,
-    ExtraTreesClassifier,
-    HistGradientBoostingClassifier,
-    RandomForestClassifier,
-    VotingClassifier,
-)
-from sklearn.linear_model import LogisticRegression, RidgeClassifier, SGDClassifier
-from sklearn.model_selection import (
-    GridSearchCV,
-    KFold,
-    StratifiedKFold,
-    cross_val_predict,
-    cross_validate,
-)
-from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
-from sklearn.multioutput import MultiOutputClassifier
-from sklearn.naive_bayes import GaussianNB
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
-from sklearn.tree import DecisionTreeClassifier
+from sklearn.model_selection import KFold, cross_val_predict, cross_validate
 
 import skl_mmap
 from skl_mmap.copies import Layout
-from skl_mmap.copies._known_layouts import known_layouts
 from tests.backend.common import use_layouts, use_mmap
+from tests.backend.layout_jobs import CASES, find_differences, make_table
 
 N_SAMPLES, N_FEATURES = 900, 7
 NAMES = list("abcdefg")
@@ -173,133 +149,13 @@ def test_one_copy_of_a_frame_is_shared_and_nothing_else(
     wanted(Layout("float32", "C"))
     with skl_mmap.measure() as report, use_mmap(min_bytes=X.size * 4):
         for _ in range(2):
-            cross_validate(Witness(), X, np.zeros(N_SAMPLES), cv=KFold(4), scoring=None)
+            cross_val_predict(Witness(), X, np.zeros(N_SAMPLES), cv=KFold(4))
     assert [s.n_bytes for s in report.segments] == [X.size * 4]
     assert "Witness was given X as float32 C" in report.notes
 
 
-FLOAT32, BY_ROW = Layout("float32", "C"), Layout("float64", "C")
-FOR_FIT = Layout("float64", "C", is_for_fit_only=True)
-OF_FRAMES = {
-    RandomForestClassifier: FLOAT32,
-    ExtraTreesClassifier: FLOAT32,
-    DecisionTreeClassifier: FLOAT32,
-    HistGradientBoostingClassifier: BY_ROW,
-    KNeighborsClassifier: BY_ROW,
-    SGDClassifier: FOR_FIT,
-    LogisticRegression: FOR_FIT,
-    LinearSVC: FOR_FIT,
-    GaussianNB: FOR_FIT,
-}
-ESTIMATORS: tuple[Any, ...] = (
-    RandomForestClassifier(3, random_state=0),
-    ExtraTreesClassifier(3, random_state=0),
-    HistGradientBoostingClassifier(max_iter=2, max_leaf_nodes=4),
-    KNeighborsClassifier(),
-    SGDClassifier(random_state=0, max_iter=5, tol=None),
-    LogisticRegression(max_iter=500),
-    LinearSVC(random_state=0),
-    GaussianNB(),
-    RidgeClassifier(),
-    make_pipeline(
-        StandardScaler(), SGDClassifier(random_state=0, max_iter=5, tol=None)
-    ),
-    make_pipeline("passthrough", DecisionTreeClassifier(random_state=0)),
-    VotingClassifier(
-        [("a", DecisionTreeClassifier(random_state=0)), ("b", GaussianNB())]
-    ),
-)
-"""Table of frames, and estimators: the first ones are in it."""
-
-INPUTS = ("array C", "array F", "frame", "frame by row")
-
-
-def make_input(kind: str, dtype: str) -> Any:
-    X = np.random.default_rng(0).normal(scale=20, size=(N_SAMPLES, N_FEATURES))
-    X = X.astype(dtype)
-    if kind.startswith("array"):
-        return np.array(X, order=kind[-1])
-    return pd.DataFrame(X, columns=NAMES, copy=kind == "frame")
-
-
-def by_numbers(estimator: Any, X: Any) -> float:
-    return float(np.asarray(X).sum() + np.sum(estimator.predict(X)))
-
-
-def jobs(estimator: Any) -> Iterator[Callable[[Any, Any], Any]]:
-    stratified = StratifiedKFold(3, shuffle=True, random_state=0)
-
-    def validate(X: Any, y: Any) -> Any:
-        found = cross_validate(estimator, X, y, cv=KFold(3), error_score="raise")
-        return found["test_score"]
-
-    def validate_with_a_function(X: Any, y: Any) -> Any:
-        def score(model: Any, X: Any, _y: Any) -> float:
-            return by_numbers(model, X)
-
-        return cross_validate(estimator, X, y, cv=stratified, scoring=score)[
-            "test_score"
-        ]
-
-    def search(X: Any, y: Any) -> Any:
-        found = GridSearchCV(estimator, {}, cv=KFold(3), return_train_score=True)
-        found.fit(X, y)
-        return found.cv_results_["mean_train_score"], found.predict(X)
-
-    def predict(X: Any, y: Any) -> Any:
-        return cross_val_predict(estimator, X, y, cv=stratified)
-
-    yield from (validate, validate_with_a_function, search, predict)
-    if estimator in ESTIMATORS[:3]:
-        for ensemble in (
-            BaggingClassifier(estimator, 2, random_state=0),
-            MultiOutputClassifier(estimator),
-            OneVsRestClassifier(estimator),
-            OneVsOneClassifier(estimator),
-            CalibratedClassifierCV(estimator, cv=3),
-        ):
-            yield predictions_of(ensemble)
-
-
-def predictions_of(ensemble: Any) -> Callable[[Any, Any], Any]:
-    def fit(X: Any, y: Any) -> Any:
-        is_several = isinstance(ensemble, MultiOutputClassifier)
-        target = np.column_stack([y, y[::-1]]) if is_several else y
-        return ensemble.fit(X, target).predict(X)
-
-    return fit
-
-
-def cases() -> Iterator[Any]:
-    """Yield each estimator with each kind of X, and all dtypes in turn."""
-    dtypes = itertools.cycle(["float64", "float32", "float64", "int64", "float64"])
-    for estimator, kind in itertools.product(ESTIMATORS, INPUTS):
-        name = type(
-            estimator[-1] if hasattr(estimator, "steps") else estimator
-        ).__name__
-        dtype = next(dtypes)
-        yield pytest.param(estimator, kind, dtype, id=f"{name}-{kind}-{dtype}")
-
-
-@pytest.mark.parametrize(("estimator", "kind", "dtype"), cases())
-def test_results_are_those_of_loky(
-    estimator: Any, kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = {name: dict(row) for name, row in known_layouts().items()}
-    for class_, layout in OF_FRAMES.items():
-        row = table.setdefault(f"{class_.__module__}.{class_.__qualname__}", {})
-        row["float64 frame"] = layout
-        if layout is FLOAT32:
-            row |= dict.fromkeys(("float64 C", "int64 C", "int64 frame"), layout)
-    use_layouts(monkeypatch, table)
-    X = make_input(kind, dtype)
-    y = np.digitize(np.asarray(X)[:, 0] + np.asarray(X)[:, 1] / 2, [-8, 8])
-    for job in jobs(estimator):
-        with joblib.parallel_config("loky", n_jobs=2):
-            expected = job(X, y)
-        with use_mmap():
-            found = job(X, y)
-        for ours, theirs in zip(
-            np.atleast_1d(found), np.atleast_1d(expected), strict=True
-        ):
-            np.testing.assert_array_equal(ours, theirs, err_msg=job.__name__)
+# One in five of them; layout_jobs.py as a script tries them all.
+@pytest.mark.parametrize("case", CASES[::5], ids=str)
+def test_results_are_those_of_loky(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_layouts(monkeypatch, make_table())
+    assert find_differences(case) == []

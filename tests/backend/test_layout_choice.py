@@ -13,6 +13,7 @@ from sklearn.metrics import make_scorer, r2_score
 from sklearn.model_selection import KFold, PredefinedSplit
 
 from skl_mmap import _compat
+from skl_mmap.backend import RowIndex
 from skl_mmap.backend._layout_choice import LayoutChoice, find_saved_conversion
 from skl_mmap.backend._layouts import InLayout, given_of
 from skl_mmap.copies import Layout
@@ -233,3 +234,11 @@ def test_reports_name_what_would_be_saved() -> None:
     by_column = np.asfortranarray(X)
     assert find_saved_conversion(score_task(Other(), by_column), 1) == ""
     assert find_saved_conversion(joblib.delayed(len)(X), 1) == ""
+
+
+def test_rows_may_be_runs() -> None:
+    runs = RowIndex(np.array([[0, 80]]), 120)
+    tests = RowIndex(np.array([[80, 120]]), 120)
+    tasks = [score_task(Line(), train=runs, test=tests)] * 2
+    assert chosen(*tasks) == ["float32 C train"] * 2
+    assert find_saved_conversion(tasks[0], 1) == "float32 C"
