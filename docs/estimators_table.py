@@ -7,18 +7,17 @@
     list_estimators() --> measure_entry() --> Row --> CSV, one line at once
                                                |        (what is there is not
                                                |         measured again)
-                                               +----> docs page, layouts.json
+                                               +----> docs page
 
-All estimators take about an hour. ``tox -e matrix`` writes the three files that are
-kept: docs/estimators.csv, docs/estimators_table.html, and skl_mmap/copies/layouts.json,
-which ``layouts="auto"`` reads.
+All estimators take about an hour. ``tox -e matrix`` writes the two files that are kept:
+docs/estimators.csv and docs/estimators_table.html. The page has a part of what
+docs/estimators_layouts.py has found, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import functools
 import html
 import importlib
 import inspect
@@ -26,9 +25,8 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +38,6 @@ from sklearn.utils import all_estimators, get_tags
 
 from skl_mmap.copies import CopySite, Layout, Prober, Suggestion
 from skl_mmap.copies._job import Answer
-from skl_mmap.copies._known_layouts import find_conversion, list_results
 from skl_mmap.copies._numpy_memory import shorten
 from skl_mmap.copies._remedies import find_suggestions
 from skl_mmap.copies._results import all_layouts, layout_of
@@ -48,12 +45,12 @@ from skl_mmap.exceptions import FileFormatError
 
 # Shapes of about 10 MB. What takes O(n_samples ** 2) gets many features instead, what
 # takes O(n_features ** 2) or more gets few, and what is slow anyway gets 1 MB.
-_TALL = (25_000, 64)
-_WIDE = (500, 2_400)
-_NARROW = (150_000, 8)
-_SMALL = (3_000, 40)
+TALL = (25_000, 64)
+WIDE = (500, 2_400)
+NARROW = (150_000, 8)
+SMALL = (3_000, 40)
 _SHAPES = {
-    _WIDE: (
+    WIDE: (
         *("AffinityPropagation", "AgglomerativeClustering", "ClassicalMDS", "DBSCAN"),
         *("FeatureAgglomeration", "GaussianProcessClassifier", "HDBSCAN", "Isomap"),
         *("GaussianProcessRegressor", "KNNImputer", "KNeighborsTransformer"),
@@ -64,11 +61,11 @@ _SHAPES = {
         *("RadiusNeighborsTransformer", "SVC", "SVR", "SpectralBiclustering"),
         *("SpectralClustering", "SpectralCoclustering", "SpectralEmbedding", "TSNE"),
     ),
-    _NARROW: (
+    NARROW: (
         *("GraphicalLassoCV", "PolynomialCountSketch", "PolynomialFeatures"),
         "SplineTransformer",
     ),
-    _SMALL: (
+    SMALL: (
         *("BaggingClassifier", "BaggingRegressor", "Birch", "DictionaryLearning"),
         *("EllipticEnvelope", "MeanShift", "MinCovDet"),
         *("GammaRegressor", "IterativeImputer", "LatentDirichletAllocation"),
@@ -79,7 +76,7 @@ _SHAPES = {
 }
 _SHAPE_OF = {name: shape for shape, names in _SHAPES.items() for name in names}
 _NEED_CLASSES = {"NeighborhoodComponentsAnalysis"}
-_NEED_OUTPUTS = {"CCA", "PLSCanonical", "PLSSVD"}
+NEED_OUTPUTS = {"CCA", "PLSCanonical", "PLSSVD"}
 # What makes a fit cheaper and does not change how it uses its input.
 _COSTS = {
     "n_estimators": 4,
@@ -89,11 +86,21 @@ _COSTS = {
     "n_repeats": 2,
     "n_restarts_optimizer": 0,
 }
+_CATBOOST = {
+    "allow_writing_files": False,
+    "iterations": 4,
+    "thread_count": 1,
+    "verbose": False,
+}
 _MORE_COSTS: dict[str, dict[str, Any]] = {
     "BernoulliRBM": {"n_iter": 2},
+    "CatBoostClassifier": _CATBOOST,
+    "CatBoostRegressor": _CATBOOST,
     "DictionaryLearning": {"n_components": 8, "max_iter": 5},
     "GaussianRandomProjection": {"n_components": 20},
     "GraphicalLassoCV": {"alphas": 2, "n_refinements": 1, "cv": 2},
+    "HistGradientBoostingClassifier": {"max_iter": 4},
+    "HistGradientBoostingRegressor": {"max_iter": 4},
     "LGBMClassifier": {"n_estimators": 4, "n_jobs": 1, "verbose": -1},
     "LGBMRegressor": {"n_estimators": 4, "n_jobs": 1, "verbose": -1},
     "LatentDirichletAllocation": {"max_iter": 2},
@@ -134,7 +141,7 @@ class Entry:
 
 
 def list_estimators() -> list[Entry]:
-    """Return the estimators of scikit-learn, LightGBM and XGBoost, sorted by name."""
+    """Return the estimators of scikit-learn and of boosters, sorted by name."""
     entries = [_make_entry(class_, package) for class_, package in _iterate_classes()]
     return sorted(entries, key=lambda entry: entry.name)
 
@@ -144,12 +151,14 @@ def _iterate_classes() -> Iterator[tuple[type[Any], str]]:
         warnings.simplefilter("ignore")
         for _, class_ in all_estimators():
             yield class_, "scikit-learn"
-    for package in ("lightgbm", "xgboost"):
+    for package in ("catboost", "lightgbm", "xgboost"):
         try:
             module = importlib.import_module(package)
         except ImportError:
             continue
         for name in (
+            "CatBoostClassifier",
+            "CatBoostRegressor",
             "LGBMClassifier",
             "LGBMRegressor",
             "XGBClassifier",
@@ -222,6 +231,11 @@ def _required_value(name: str, class_: type[Any]) -> Any:
     return values[name]
 
 
+def shape_for(estimator: Any) -> tuple[int, int]:
+    """Return the shape of X with which an estimator is measured in reasonable time."""
+    return _SHAPE_OF.get(type(estimator).__name__, TALL)
+
+
 def make_data(estimator: Any) -> tuple[npt.NDArray[np.float64], Any]:
     """Make data that an estimator can be fitted on.
 
@@ -239,7 +253,7 @@ def make_data(estimator: Any) -> tuple[npt.NDArray[np.float64], Any]:
     """
     name = type(estimator).__name__
     rng = np.random.default_rng(0)
-    X = rng.normal(size=_SHAPE_OF.get(name, _TALL))
+    X = rng.normal(size=shape_for(estimator))
     tags = get_tags(estimator)
     if tags.input_tags.positive_only or name == "SelectKBest":
         X = np.abs(X, out=X)
@@ -247,19 +261,21 @@ def make_data(estimator: Any) -> tuple[npt.NDArray[np.float64], Any]:
         X = X @ X.T
     signal = X[:, 0] + 0.5 * X[:, 1] + 0.1 * rng.normal(size=len(X))
     target = tags.target_tags
-    if tags.estimator_type in ("classifier", "outlier_detector") or _selects(name):
+    if tags.estimator_type in ("classifier", "outlier_detector") or selects_features(
+        name
+    ):
         classes = (signal > np.median(signal)).astype(int)
         if target.multi_output and not target.single_output:
             return X, np.stack((classes, 1 - classes), axis=1)
         return X, classes
     if target.positive_only:
         signal = np.abs(signal) + 0.1
-    if name in _NEED_OUTPUTS or (target.multi_output and not target.single_output):
+    if name in NEED_OUTPUTS or (target.multi_output and not target.single_output):
         return X, np.stack((signal, X[:, 2] - signal), axis=1)
     return X, signal
 
 
-def _selects(name: str) -> bool:
+def selects_features(name: str) -> bool:
     """Whether a transformer needs classes, which its tags do not say."""
     is_selector = name.startswith("Select") and name != "SelectFromModel"
     return is_selector or name in _NEED_CLASSES
@@ -301,8 +317,6 @@ class Row:
         A line of code that needs less memory, as measured; empty if none was found.
     results : str
         What it does to the results: "identical", "rounding" or "different".
-    converts : dict of str to str
-        To which layout the estimator converts, and does only that, by given layout.
     keeps_view : str
         Attributes of the fitted estimator that refer to X.
     seconds : float
@@ -322,13 +336,12 @@ class Row:
     site: str = ""
     remedy: str = ""
     results: str = ""
-    converts: dict[str, str] = field(default_factory=dict)
     keeps_view: str = ""
     seconds: float = 0.0
 
 
 _NAMES = [f.name for f in fields(Row)]
-_JSON = {"copies", "converts"}
+_JSON = {"copies"}
 _NUMBERS: dict[str, Callable[[str], Any]] = {
     "n_features": int,
     "n_samples": int,
@@ -336,16 +349,21 @@ _NUMBERS: dict[str, Callable[[str], Any]] = {
 }
 
 
+def installed_version(package: str) -> str:
+    """Return the version of a package, whatever the distribution is that has it."""
+    module = {"scikit-learn": "sklearn"}.get(package, package)
+    return str(importlib.import_module(module).__version__)
+
+
 def measure_entry(entry: Entry) -> Row:
     """Measure the fit of one estimator in all layouts, in processes of their own."""
-    version = metadata.version(entry.package)
+    version = installed_version(entry.package)
     row = Row(entry.name, entry.package, version)
     if entry.estimator is None:
         return _fail(row, "not measured", entry.problem)
     try:
         X, y = make_data(entry.estimator)
         given = layout_of(X)
-        methods = ("fit", *list_results(entry.estimator))
         with Prober(
             entry.estimator,
             X,
@@ -354,7 +372,7 @@ def measure_entry(entry: Entry) -> Row:
             methods=("fit",),
             timeout_seconds=_TIMEOUT_SECONDS,
         ) as prober:
-            return _measure(row, prober, given, methods)
+            return _measure(row, prober, given)
     except Exception as error:  # noqa: BLE001 - one of two hundred, and said in its row
         return _fail(row, "error", f"{type(error).__name__}: {error}")
 
@@ -364,7 +382,7 @@ def _fail(row: Row, outcome: str, message: str) -> Row:
     return Row(**values)
 
 
-def _measure(row: Row, prober: Prober, given: Layout, methods: tuple[str, ...]) -> Row:
+def _measure(row: Row, prober: Prober, given: Layout) -> Row:
     answers = {given: _measure_methods(prober, given, ("fit",))}
     first = answers[given]["fit"].copies
     if first.copies is None:
@@ -394,7 +412,6 @@ def _measure(row: Row, prober: Prober, given: Layout, methods: tuple[str, ...]) 
         site=_name_site(sites[0]) if sites else "",
         remedy=remedy,
         results=results,
-        converts=_find_conversions(prober, methods, writable),
         keeps_view=", ".join(first.keeps_view),
         seconds=round(sum(fit.seconds for fit in fits.values()), 2),
     )
@@ -404,27 +421,6 @@ def _measure_methods(
     prober: Prober, layout: Layout, methods: tuple[str, ...]
 ) -> dict[str, Answer]:
     return prober.measure(layout, methods, compares=layout.mode == "c")
-
-
-def _find_conversions(
-    prober: Prober,
-    methods: tuple[str, ...],
-    fits: dict[Layout, dict[str, Answer]],
-) -> dict[str, str]:
-    """Return to what the estimator converts each layout, and does only that."""
-    measure = functools.cache(
-        functools.partial(_measure_methods, prober, methods=methods)
-    )
-    converts = {}
-    for layout in fits:
-        # Where the fits differ already, results need not be looked at.
-        if find_conversion(layout, fits.__getitem__)[0] is None:
-            continue
-        target, _ = find_conversion(layout, measure)
-        if target is not None:
-            given = f"{layout.dtype} {layout.order}"
-            converts[given] = f"{target.dtype} {target.order}"
-    return converts
 
 
 def _find_best(fits: dict[Layout, Any]) -> str:
@@ -483,6 +479,14 @@ def _read(name: str, text: str) -> Any:
     return _NUMBERS.get(name, str)(text)
 
 
+def read_layouts(path: str | os.PathLike[str] | None) -> dict[str, dict[str, str]]:
+    """Read the layouts of estimators in the newest version; none without a path."""
+    if path is None:
+        return {}
+    table = json.loads(Path(path).read_text(encoding="utf-8"))
+    return {name: rows[-1] for name, rows in table["estimators"].items()}
+
+
 def write_row(path: str | os.PathLike[str], row: Row) -> None:
     """Append one row to a file, which is made if it is not there."""
     is_new = not os.path.exists(path)
@@ -492,27 +496,6 @@ def write_row(path: str | os.PathLike[str], row: Row) -> None:
             writer.writeheader()
         values = asdict(row)
         writer.writerow(values | {name: json.dumps(values[name]) for name in _JSON})
-
-
-def write_table(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
-    """Write what ``layouts="auto"`` has to know of estimators.
-
-    Only of those that were measured: all others are probed when they are met.
-    """
-    measured = sorted(
-        (row for row in rows if row.outcome == "ok"), key=lambda row: row.estimator
-    )
-    packages = {row.estimator.partition(".")[0]: row.package for row in measured}
-    versions = {row.package: row.version for row in measured}
-    rows_of_text = (
-        f"  {json.dumps(row.estimator)}: {json.dumps(row.converts)}" for row in measured
-    )
-    parts = (
-        f' "versions": {json.dumps(versions, sort_keys=True)}',
-        f' "packages": {json.dumps(packages, sort_keys=True)}',
-        ' "estimators": {\n' + ",\n".join(rows_of_text) + "\n }",
-    )
-    Path(path).write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
 
 
 _STYLE = """\
@@ -545,23 +528,33 @@ document.querySelectorAll("#copies th").forEach((head, column) => {
 </script>
 """
 _FREE, _MUCH = 0.1, 1.5
+# What the page says of layouts="auto".
+_GIVEN = ("float64 C", "float64 frame")
 _SHORT = {"copy-on-write": "c", "read-only": "r"}
 
 
-def write_page(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
-    """Write the rows as one HTML table, for a page that includes it."""
+def write_page(
+    path: str | os.PathLike[str],
+    rows: Iterable[Row],
+    layouts: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Write the rows as one HTML table, for a page that includes it.
+
+    `layouts` are those of `read_layouts`, by estimator.
+    """
     ordered = sorted(rows, key=lambda row: row.estimator.rpartition(".")[2])
     heads = [
         "estimator",
         *(_short_name(str(layout)) for layout in LAYOUTS),
-        *("best layout", "converts float64 C to", "why", "what needs less"),
+        *("best layout", *(f"instead of {given}" for given in _GIVEN)),
+        *("why", "what needs less"),
     ]
     lines = [
         _STYLE,
         '<div style="overflow-x: auto"><table id="copies"><thead><tr>',
         *(f"<th>{html.escape(head)}</th>" for head in heads),
         "</tr></thead><tbody>",
-        *map(_write_row, ordered),
+        *(_write_row(row, layouts.get(row.estimator, {})) for row in ordered),
         "</tbody></table></div>",
         _SCRIPT,
     ]
@@ -573,11 +566,11 @@ def _short_name(layout: str) -> str:
     return f"{dtype} {order} {_SHORT[mode]}"
 
 
-def _write_row(row: Row) -> str:
+def _write_row(row: Row, layouts: Mapping[str, str]) -> str:
     name = row.estimator.rpartition(".")[2]
     cells = [f'<td title="{html.escape(row.estimator)}">{html.escape(name)}</td>']
     if row.outcome != "ok":
-        cells += ["<td></td>"] * (len(LAYOUTS) + 2)
+        cells += ["<td></td>"] * (len(LAYOUTS) + 1 + len(_GIVEN))
         cells += [f"<td>{html.escape(row.message)}</td>", "<td></td>"]
         return f"<tr>{''.join(cells)}</tr>"
     cells += [_write_copies(row.copies.get(str(layout))) for layout in LAYOUTS]
@@ -585,7 +578,7 @@ def _write_row(row: Row) -> str:
     remedy = f"<code>{html.escape(row.remedy)}</code>{changes}" if row.remedy else ""
     cells += [
         f"<td>{html.escape(_short_name(row.best))}</td>",
-        f"<td>{html.escape(row.converts.get('float64 C', ''))}</td>",
+        *(f"<td>{html.escape(layouts.get(given, ''))}</td>" for given in _GIVEN),
         f'<td title="{html.escape(row.site)}">{html.escape(row.why)}</td>',
         f"<td>{remedy}</td>",
     ]
@@ -604,7 +597,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--csv", default="copies.csv", help="is continued if it exists")
     parser.add_argument("--html", help="also write the table as HTML")
-    parser.add_argument("--layouts-json", help='also write what layouts="auto" reads')
+    parser.add_argument("--layouts-json", help="what docs/estimators_layouts.py wrote")
     parser.add_argument(
         "--only", default="", help="only estimators with this word in their full name"
     )
@@ -619,9 +612,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows[entry.name] = measure_entry(entry)
         write_row(given.csv, rows[entry.name])
     if given.html:
-        write_page(given.html, rows.values())
-    if given.layouts_json:
-        write_table(given.layouts_json, rows.values())
+        write_page(given.html, rows.values(), read_layouts(given.layouts_json))
     print("\n".join(_summarise([rows[entry.name] for entry in entries], given.csv)))
 
 
@@ -634,8 +625,6 @@ def _summarise(rows: list[Row], path: str) -> list[str]:
             for row in measured
         )
         lines.append(f"  fit without a copy in some {mode} layout: {n_free}")
-    n_converting = sum(bool(row.converts) for row in measured)
-    lines.append(f'  only convert X, so that layouts="auto" helps: {n_converting}')
     failed = [row for row in rows if row.outcome != "ok"]
     return lines + [
         f"  {row.estimator.rpartition('.')[2]}: {row.outcome}, {row.message}"

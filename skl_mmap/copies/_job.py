@@ -129,7 +129,7 @@ def from_plain(plain: Any) -> Any:
     return _KINDS[name](*map(from_plain, values))
 
 
-class _Pickler(pickle.Pickler):
+class BitPickler(pickle.Pickler):
     """Writes the same bytes for equal objects, however their arrays lie in memory."""
 
     def __init__(self, file: Any) -> None:
@@ -169,7 +169,7 @@ def take_fingerprint(value: Any) -> Fingerprint:
     """Take the fingerprint of a fitted estimator, or of what a method returned."""
     file = io.BytesIO()
     try:
-        _Pickler(file).dump(value)
+        BitPickler(file).dump(value)
         digest = hashlib.blake2b(file.getbuffer(), digest_size=16).hexdigest()
     except Exception:  # noqa: BLE001 - whatever an estimator holds, it is not an answer
         digest = ""

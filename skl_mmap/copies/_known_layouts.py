@@ -1,4 +1,4 @@
-"""Which layout an estimator converts its input to, as far as that is known.
+"""Which layout an estimator may be given X in, as far as that is known.
 
 A table of estimators was measured and ships as data, with the versions that it is true
 of. Nothing else is known: an estimator that is not in it, has parameters that could
@@ -10,30 +10,39 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from importlib import metadata, resources
 from typing import Any
 
 import numpy as np
 
-from skl_mmap._compat import CHECKING_FUNCTIONS
-from skl_mmap.copies._job import Answers, agree
-from skl_mmap.copies._results import CopySite, Layout, Reason
+from skl_mmap.copies._results import Layout
 
 _TABLE = "layouts.json"
-# Copies of X that count as none, and that have to be saved at least.
-_MIN_COPIES = 0.1
-_MIN_SAVED = 0.15
-# What these are has nothing to do with how the input is converted. Of all others,
-# numbers do not matter, and words and flags have to be the defaults, as measured.
+# How rows of the table say that only fit may have X like that, of which versions they
+# are true if not of all, and with which values of parameters other than the defaults.
+_FIT_ONLY = " fit only"
+_IN, _WITH = "in", "with"
+# Whatever these are, it has nothing to do with how X is read. Of all others, numbers do
+# not matter, and words and flags have to be the defaults, or have been measured.
 _HARMLESS = frozenset(
     {
-        *("bootstrap", "class_weight", "criterion", "loss", "max_features"),
-        "max_samples",
-        *("n_jobs", "oob_score", "random_state", "verbose", "warm_start", "penalty"),
-        *("early_stopping", "learning_rate", "selection", "shuffle", "splitter", "tol"),
+        *("allow_writing_files", "auto_class_weights", "bootstrap", "class_weight"),
+        *("class_weights", "criterion", "custom_metric", "cv", "early_stopping"),
+        *("decision_function_shape", "eval_metric", "hidden_layer_sizes"),
+        *("importance_type", "learning_rate", "logging_level", "loss"),
+        *("loss_function", "max_features", "max_samples", "n_jobs", "objective"),
+        *("oob_score", "penalty", "random_state", "refit", "selection", "shuffle"),
+        *("silent", "splitter", "tol", "train_dir", "verbose", "warm_start"),
     }
 )
+# Numbers that X is compared with, so that its dtype matters.
+_COMPARED_WITH_X = frozenset({"missing", "missing_values", "threshold"})
+# Distributions by module, where they have another name, or several of them do.
+_DISTRIBUTIONS = {
+    "sklearn": ("scikit-learn",),
+    "xgboost": ("xgboost", "xgboost-cpu"),
+}
 
 
 def find_layout(
@@ -43,7 +52,7 @@ def find_layout(
     *,
     order: str,
 ) -> tuple[Layout | None, str]:
-    """Look up to which layout an estimator converts X by itself.
+    """Look up in which layout an estimator may be given X, with the same results.
 
     Parameters
     ----------
@@ -64,16 +73,23 @@ def find_layout(
         frame, it is how a frame with the same names is to be stored.
     reason : str
         Why, in words.
+
+    Notes
+    -----
+    Of frames, this is true as long as all values are finite, and their sum. Otherwise
+    scikit-learn looks at each value, which it cannot do in the read-only rows that
+    pandas hands out (since 3.0), and ends with an error; columns it copies before.
     """
     consumer = _first_consumer(estimator)
     if not hasattr(consumer, "get_params"):
         return None, "nothing is known about what takes X first"
-    class_ = type(consumer)
-    row = known_layouts().get(f"{class_.__module__}.{class_.__qualname__}")
+    name = f"{type(consumer).__module__}.{type(consumer).__qualname__}"
+    row = known_layouts().get(name)
     if row is None:
-        return None, "nothing is known about it"
-    if not _has_default_words(consumer):
-        return None, "with these parameters it was not measured"
+        return None, "no other layout is known to help it"
+    other = _find_unmeasured(consumer, known_values().get(name, {}))
+    if other is not None:
+        return None, f"it was not measured with {other}"
     layout = row.get(f"{_dtype_of(X)} {order}")
     if layout is None:
         return None, "it takes X as it is, or does more than convert it"
@@ -94,108 +110,89 @@ def _first_consumer(estimator: Any) -> Any:
     return estimator
 
 
-def _has_default_words(estimator: Any) -> bool:
-    """Return whether all parameters that could matter are as they were measured."""
+def _find_unmeasured(estimator: Any, measured: dict[str, list[Any]]) -> str | None:
+    """Return a parameter that could matter and was measured with other values only."""
     defaults = inspect.signature(type(estimator).__init__).parameters
-    for name, value in _words_of(estimator).items():
+    for name, value in estimator.get_params(deep=False).items():
         known = defaults[name].default if name in defaults else inspect.Parameter.empty
-        if value is not known and not (isinstance(value, str) and value == known):
-            return False
-    return True
+        if _is_harmless(name, value) or _is_one_of(value, known):
+            continue
+        if not _is_one_of(value, *measured.get(name, ())):
+            return f"{name}={value!r}"
+    return None
 
 
-def _words_of(estimator: Any) -> dict[str, Any]:
-    """Return the parameters that could matter: words, flags and objects."""
-    return {
-        name: value
-        for name, value in estimator.get_params(deep=False).items()
-        if name not in _HARMLESS
-        and (isinstance(value, bool) or not isinstance(value, int | float | np.number))
-    }
+def _is_harmless(name: str, value: Any) -> bool:
+    if name in _COMPARED_WITH_X:
+        return isinstance(value, float) and bool(np.isnan(value))
+    is_number = isinstance(value, int | float | np.number)
+    is_scorer_name = name == "scoring" and isinstance(value, str)
+    return name in _HARMLESS or is_scorer_name or (is_number and not _is_flag(value))
+
+
+def _is_one_of(value: Any, *known: Any) -> bool:
+    """Return whether a value is one of these: a word, a flag, None or the object."""
+    if _is_flag(value):
+        value = bool(value)
+    is_word = isinstance(value, str)
+    return any(value is other or (is_word and value == other) for other in known)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def known_layouts() -> dict[str, dict[str, Layout]]:
+    """Return the layouts of all estimators, as far as they are of measured versions.
+
+    For each, by its full name, what it may be given instead: by "float64 C", say, or by
+    "float64 frame".
+    """
+    return _read_table()[0]
+
+
+def known_values() -> dict[str, dict[str, list[Any]]]:
+    """Return with which values of parameters, other than the defaults, that is true."""
+    return _read_table()[1]
 
 
 @functools.cache
-def known_layouts() -> dict[str, dict[str, Layout]]:
-    """Return the table, without the estimators of libraries of other versions.
+def _read_table() -> tuple[
+    dict[str, dict[str, Layout]], dict[str, dict[str, list[Any]]]
+]:
+    layouts, values = {}, {}
+    for name, row in _iterate_rows():
+        values[name] = row.pop(_WITH, {})
+        row.pop(_IN, None)
+        layouts[name] = {given: _parse(wanted) for given, wanted in row.items()}
+    return layouts, values
 
-    For each estimator, by its full name, the layouts that it converts: "float64 C", for
-    example, and to what.
-    """
+
+def _iterate_rows() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of the table that are true of what is installed."""
     text = resources.files("skl_mmap.copies").joinpath(_TABLE).read_text()
     table = json.loads(text)
-    current = {
-        package: _is_current(package, version)
-        for package, version in table["versions"].items()
-    }
-    return {
-        name: {given: Layout.parse(wanted) for given, wanted in row.items()}
-        for name, row in table["estimators"].items()
-        if current[table["packages"][name.partition(".")[0]]]
-    }
+    measured = table["versions"]
+    installed = {module: _minor_version(module) for module in measured}
+    for name, rows in table["estimators"].items():
+        module = name.partition(".")[0]
+        for row in rows:
+            if installed[module] in row.get(_IN, measured[module]):
+                yield name, row
 
 
-def _is_current(package: str, version: str) -> bool:
-    """Return whether the version measured is installed, but for its patch."""
-    try:
-        installed = metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return installed.split(".")[:2] == version.split(".")[:2]
+def _parse(text: str) -> Layout:
+    """Read a layout as the table has it: "float64 C", or "float64 C fit only"."""
+    layout = Layout.parse(text.removesuffix(_FIT_ONLY))
+    is_for_fit_only = text.endswith(_FIT_ONLY)
+    return Layout(layout.dtype, layout.order, is_for_fit_only=is_for_fit_only)
 
 
-def find_conversion(
-    given: Layout, measure: Callable[[Layout], Answers]
-) -> tuple[Layout | None, str]:
-    """Find the layout to which an estimator converts all of X, and does only that.
-
-    Three things have to be true: fit copies X only in order to convert it, when it
-    checks its input; fitted model and results are the same, bit by bit, if X is
-    converted before; and fewer copies are made then. `measure` returns what was
-    measured in a layout, with fingerprints. Returns None if there is no such layout,
-    and why.
-    """
-    before = measure(given)
-    fit = before["fit"].copies
-    if fit.copies is None:
-        return None, f"fit could not be measured: {fit.outcome}. {fit.message}"
-    if not fit.sites or fit.copies <= _MIN_COPIES:
-        return None, "fit makes no copy"
-    layout = next(filter(None, (_find_target(s, given) for s in fit.sites)), None)
-    if layout is None or layout == given:
-        return None, f"fit copies X for another reason: {fit.sites[0].detail}"
-    after = measure(layout)
-    if layout.dtype == given.dtype:
-        # Another order is for fit alone: rows to predict for are selected into C order.
-        before, after = {"fit": before["fit"]}, {"fit": after["fit"]}
-    verdict, _ = agree(before, after)
-    if verdict != "identical":
-        return None, f"with X as {layout.dtype} {layout.order}, results are {verdict}"
-    now = after["fit"].copies
-    assert now.copies is not None
-    before_bytes = fit.copies * fit.input_bytes
-    if now.copies * now.input_bytes > before_bytes - _MIN_SAVED * fit.input_bytes:
-        return None, f"fit copies X as {layout.dtype} {layout.order} just as much"
-    return layout, (
-        f"fit converts X to {layout.dtype} {layout.order}, with the same results"
-    )
-
-
-def list_results(estimator: Any) -> list[str]:
-    """Return the methods whose results are compared."""
-    names = ("predict", "predict_proba", "decision_function", "transform")
-    return [name for name in names if hasattr(estimator, name)]
-
-
-def _find_target(site: CopySite, given: Layout) -> Layout | None:
-    """Return the layout of a copy that check_array has made only to convert X."""
-    if site.function not in CHECKING_FUNCTIONS:
-        return None
-    if site.reason not in (Reason.DTYPE, Reason.ORDER):
-        return None
-    if site.holds is not None:
-        return site.holds.layout if site.holds.kind == "equal" else None
-    # It was gone before anybody could look at it. What is tried will be compared.
-    if site.reason == Reason.ORDER:
-        return Layout(given.dtype, "C" if given.order == "F" else "F")
-    other = {"float64": "float32", "float32": "float64"}.get(given.dtype)
-    return None if other is None else Layout(other, given.order)
+def _minor_version(module: str) -> str:
+    """Return the version that is installed, without its patch; empty if none is."""
+    for distribution in _DISTRIBUTIONS.get(module, (module,)):
+        try:
+            return ".".join(metadata.version(distribution).split(".")[:2])
+        except metadata.PackageNotFoundError:
+            continue
+    return ""

@@ -2,60 +2,53 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import Ridge, SGDRegressor
+from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
-from docs.estimators_table import Row, write_table
+from docs.estimators_layouts import Found, merge_table, read_table, write_table
 from skl_mmap.copies import Layout, _known_layouts
-from skl_mmap.copies._known_layouts import (
-    find_layout,
-    known_layouts,
-)
+from skl_mmap.copies._known_layouts import find_layout, known_layouts
 
-FAILED = Row("package.module.Other", "package", "1.2.3", "timeout", "60 s, or more")
+TREE = "sklearn.tree._classes.DecisionTreeRegressor"
 
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let a table of this test's own be the one that ships."""
 
-    def install(rows: list[Row], **changes: str) -> None:
-        path = tmp_path / "layouts.json"
-        write_table(path, rows)
-        content = json.loads(path.read_text())
-        content["versions"].update(changes)
-        path.write_text(json.dumps(content))
+    def install(*rows: Found, version: str = "") -> None:
+        installed = ".".join(metadata.version("scikit-learn").split(".")[:2])
+        content = merge_table({}, list(rows), {"sklearn": version or installed})
+        write_table(tmp_path / "layouts.json", content)
         monkeypatch.setattr(_known_layouts.resources, "files", lambda _: tmp_path)
-        known_layouts.cache_clear()
+        _known_layouts._read_table.cache_clear()
 
     yield install
     monkeypatch.undo()
-    known_layouts.cache_clear()
+    _known_layouts._read_table.cache_clear()
 
 
-def tree_row() -> Row:
-    version = metadata.version("scikit-learn")
-    name = "sklearn.tree._classes.DecisionTreeRegressor"
-    converts = {"float64 C": "float32 C"}
-    return Row(name, "scikit-learn", version, converts=converts)
+def tree_row(**parameters: list[Any]) -> Found:
+    return Found(TREE, {"float64 C": "float32 C"}, parameters)
 
 
 X = np.random.default_rng(0).normal(size=(100, 3))
 
 
 def test_known_layouts_are_those_of_the_table(table: Any) -> None:
-    table([tree_row(), FAILED])
-    assert list(known_layouts()) == [tree_row().estimator]
+    table(tree_row(), Found("sklearn.other.Model", message="60 s, or more"))
+    assert list(known_layouts()) == [TREE]
     tree = DecisionTreeRegressor(max_depth=3, random_state=1)
     for estimator in (tree, make_pipeline("passthrough", tree)):
         layout, _ = find_layout(estimator, X, X[:, 0], order="C")
@@ -67,16 +60,19 @@ def test_known_layouts_are_those_of_the_table(table: Any) -> None:
 
 @pytest.mark.parametrize("version", ["0.1.2", "99.1"])
 def test_other_versions_are_not_believed(table: Any, version: str) -> None:
-    table([tree_row()], **{"scikit-learn": version})
+    table(tree_row(), version=version)
     assert known_layouts() == {}
 
 
 def test_what_was_not_measured_has_no_layout(table: Any) -> None:
-    table([tree_row()])
+    table(tree_row())
     for estimator, word in (
-        (Ridge(), "nothing is known"),
-        (make_pipeline(StandardScaler(), DecisionTreeRegressor()), "nothing is known"),
-        (DecisionTreeRegressor(monotonic_cst=[1, 0, 0]), "these parameters"),
+        (Ridge(), "no other layout is known"),
+        (make_pipeline(StandardScaler(), DecisionTreeRegressor()), "is known to help"),
+        (
+            DecisionTreeRegressor(monotonic_cst=[1, 0, 0]),
+            "with monotonic_cst=[1, 0, 0]",
+        ),
         (make_pipeline("passthrough"), "what takes X first"),
     ):
         layout, reason = find_layout(estimator, X, X[:, 0], order="C")
@@ -88,7 +84,7 @@ def test_what_was_not_measured_has_no_layout(table: Any) -> None:
 
 def test_a_frame_is_looked_up_by_the_dtype_of_its_columns(table: Any) -> None:
     pandas = pytest.importorskip("pandas")
-    table([replace(tree_row(), converts={"float64 frame": "float64 C"})])
+    table(Found(TREE, {"float64 frame": "float64 C"}))
     frame = pandas.DataFrame(X)
     layout, _ = find_layout(DecisionTreeRegressor(), frame, None, order="frame")
     assert layout == Layout("float64", "C")
@@ -96,7 +92,78 @@ def test_a_frame_is_looked_up_by_the_dtype_of_its_columns(table: Any) -> None:
     assert find_layout(DecisionTreeRegressor(), other, None, order="frame")[0] is None
 
 
+def test_layouts_for_fit_alone_say_so(table: Any) -> None:
+    table(Found(TREE, {"float64 C": "float32 F fit only"}))
+    layout, _ = find_layout(DecisionTreeRegressor(), X, None, order="C")
+    assert layout == Layout("float32", "F", is_for_fit_only=True)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "is_known"),
+    [
+        ({"algorithm": "brute"}, True),  # measured
+        ({"algorithm": "brute", "weights": "distance"}, False),
+        ({"algorithm": "ball_tree"}, False),
+        ({"n_neighbors": 7, "n_jobs": 1}, True),  # numbers, and what is harmless
+        ({"metric_params": {"p": 3}}, False),
+        ({"metric": max}, False),
+    ],
+)
+def test_values_of_parameters_have_to_be_measured(
+    table: Any, parameters: dict[str, Any], is_known: bool
+) -> None:
+    name = "sklearn.neighbors._regression.KNeighborsRegressor"
+    table(Found(name, {"float64 C": "float32 C"}, {"algorithm": ["brute"]}))
+    found, _ = find_layout(KNeighborsRegressor(**parameters), X, None, order="C")
+    assert (found is not None) is is_known
+
+
+@pytest.mark.parametrize(("missing", "is_known"), [(np.nan, True), (0.1, False)])
+def test_numbers_that_x_is_compared_with_have_to_be_the_default(
+    table: Any, missing: float, is_known: bool
+) -> None:
+    name = "sklearn.impute._base.SimpleImputer"
+    table(Found(name, {"float64 C": "float32 C"}))
+    imputer = SimpleImputer(missing_values=missing)
+    found, _ = find_layout(imputer, X, None, order="C")
+    assert (found is not None) is is_known
+
+
+SHIPPED = read_table(Path(_known_layouts.__file__).with_name("layouts.json"))
+
+
+def test_the_table_that_ships_can_be_read() -> None:
+    for name, rows in SHIPPED["estimators"].items():
+        versions = SHIPPED["versions"][name.partition(".")[0]]
+        listed = [version for row in rows for version in row.get("in", versions)]
+        assert sorted(listed) == sorted(set(listed))
+        assert set(listed) <= set(versions)
+        for row in rows:
+            layouts = {k: v for k, v in row.items() if k not in ("in", "with")}
+            assert layouts
+            for given, wanted in layouts.items():
+                dtype, order = given.split()
+                assert order in ("C", "F", "frame")
+                layout = _known_layouts._parse(wanted)
+                assert (layout.dtype, layout.order) != (dtype, order)
+
+
 @pytest.mark.skipif(not known_layouts(), reason="measured with other versions")
-def test_what_ends_the_iterations_is_harmless() -> None:
-    layout, _ = find_layout(SGDRegressor(tol=None), X, X[:, 0], order="F")
-    assert layout == Layout("float64", "C")
+@pytest.mark.parametrize(
+    ("estimator", "order", "expected"),
+    [
+        (SGDRegressor(tol=None, max_iter=5, random_state=0), "F", "float64"),
+        (RandomForestRegressor(max_depth=3, max_features=0.5), "C", "float32"),
+        (
+            DecisionTreeRegressor(min_samples_leaf=2, criterion="poisson"),
+            "C",
+            "float32",
+        ),
+    ],
+)
+def test_what_grids_set_does_not_lose_the_layout(
+    estimator: Any, order: str, expected: str
+) -> None:
+    layout, _ = find_layout(estimator, X, X[:, 0], order=order)
+    assert layout is not None
+    assert (layout.dtype, layout.order) == (expected, "C")
