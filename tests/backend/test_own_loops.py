@@ -48,8 +48,15 @@ FRAME_WAYS: dict[str, Callable[[Any], Any]] = {
     "take": lambda X: X.take(TRAIN),
     "drop": lambda X: X.drop(index=FOLD),
     "query": lambda X: X.query("index < 4096 or index >= 8192"),
+    "concat": lambda X: concatenate(X.iloc[:4096], X.iloc[8192:]),
     "numbered again": lambda X: X.reset_index(drop=True).loc[TRAIN],
 }
+
+
+def concatenate(*parts: Any) -> Any:
+    import pandas as pd
+
+    return pd.concat(parts)
 
 
 def select_from_array(X: Any, name: str) -> bool:
