@@ -932,6 +932,49 @@ def _has_masked_parts() -> bool:
     return parts is not None and parts[1].tolist() == [False, True]
 
 
+def select_by_label(class_: Any) -> None:
+    """Have frames of a class asked before rows are selected by their labels (``loc``).
+
+    Parameters
+    ----------
+    class_ : type
+        A subclass of a frame or series of pandas. Its ``_select_labelled_rows(rows,
+        labels)`` returns the rows with their labels, or None if pandas has to do it.
+    """
+    inherited: Any = getattr(class_, "_reindex_with_indexers", None)
+    if not _has_arguments(inherited, ("self", "reindexers")):
+        return
+
+    @functools.wraps(inherited)
+    def select(self: Any, reindexers: Any, *args: Any, **parameters: Any) -> Any:
+        # Only where labels may be there twice, none of them is missing.
+        if parameters.get("allow_dups") and list(reindexers) == [0]:
+            labels, rows = reindexers[0]
+            if labels is not None and rows is not None:
+                selected = self._select_labelled_rows(rows, labels)
+                if selected is not None:
+                    return selected
+        return inherited(self, reindexers, *args, **parameters)
+
+    class_._reindex_with_indexers = select
+
+
+@_needs(
+    "pandas",
+    "labels of pandas",
+    "rows of shared frames that tasks select by their labels (loc) are copied",
+)
+def _has_selection_by_label() -> bool:
+    import pandas as pd
+
+    class Frame(pd.DataFrame):  # type: ignore[misc]
+        def _select_labelled_rows(self, rows: Any, labels: Any) -> Any:
+            return rows.tolist(), labels.tolist()
+
+    select_by_label(Frame)
+    return bool(Frame({"a": [1, 2, 3]}).loc[[2, 0]] == ([2, 0], [2, 0]))
+
+
 # -------------------------------------------------------------------- SciPy
 
 _SORTED, _CANONICAL = "_has_sorted_indices", "_has_canonical_format"

@@ -155,6 +155,7 @@ CASES: dict[str, tuple[Callable[[Patch], None], set[str]]] = {
     "blocks of pandas": (hiding("_mgr"), {"columns of blocks"}),
     "columns of blocks": (hiding("mgr_locs"), set()),
     "nullable columns of pandas": (hiding("_mask"), set()),
+    "labels of pandas": (hiding("_reindex_with_indexers"), set()),
     "rows of sparse matrices": (hiding("_get_index_dtype"), set()),
     "state of sparse matrices": (rename_csr_state, set()),
     "options of Python": (hiding("_args_from_interpreter_flags"), set()),
@@ -435,6 +436,20 @@ class TestTables:
         taken = shared.take(self.ROWS)
         pd.testing.assert_frame_equal(
             pd.DataFrame(taken), frame.take(self.ROWS), check_frame_type=False
+        )
+
+    def test_without_its_hook_rows_are_selected_by_label_as_pandas_does(
+        self, without: Without
+    ) -> None:
+        class Frame(pd.DataFrame):
+            pass
+
+        without("labels of pandas")
+        _compat.select_by_label(Frame)
+        assert "_reindex_with_indexers" not in vars(Frame)
+        frame = Frame({"a": [1, 2, 3]})
+        pd.testing.assert_frame_equal(
+            frame.loc[[2, 0]], pd.DataFrame(frame).loc[[2, 0]], check_frame_type=False
         )
 
     @pytest.mark.parametrize(

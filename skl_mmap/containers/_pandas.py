@@ -24,9 +24,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from skl_mmap._compat import block_values, masked_parts, placed_blocks, single_block
+from skl_mmap._compat import (
+    block_values,
+    masked_parts,
+    placed_blocks,
+    select_by_label,
+    single_block,
+)
 from skl_mmap.containers._container import Container, GeometryOf, RowSize, register
 from skl_mmap.containers._numpy import CHUNK_BYTES
+from skl_mmap.containers._pandas_idioms import Idioms
 from skl_mmap.memory import (
     MAX_RUNS,
     Cause,
@@ -42,6 +49,7 @@ from skl_mmap.memory import (
     Stack,
     TrainRows,
     carry_out,
+    copy_array,
     counters,
     expand_runs,
     find_mapping,
@@ -63,15 +71,16 @@ _MIN_SLICED_ROWS = 1024
 _NUMBERS = "biufc"
 _NUMBERS_AND_DATES = "biufcmM"
 _MASKED = (pd.arrays.IntegerArray, pd.arrays.FloatingArray, pd.arrays.BooleanArray)
+# What columns are selected by.
+_COLUMNS = (list, np.ndarray, pd.Index)
 # Names of columns that the cause of a copy lists.
 _MAX_NAMES = 5
 _BUFFER_ITEMS = 1 << 20
 
 
-class _Shared(ClosedAtExit):
+class _Shared(Idioms, ClosedAtExit):
     """Selects rows in shared memory; pickled as what pandas has, by value."""
 
-    _plain_class: type[Any]
     # Selects rows in a way of its own, or returns None; see memory/_train_rows.py.
     _take_train: Callable[[npt.NDArray[Any]], Any] | None = None
 
@@ -79,7 +88,13 @@ class _Shared(ClosedAtExit):
         """Select rows without copying them, or columns."""
         index = _row_index(indices, axis, parameters)
         taken = None if index is None else _select(self, index)
-        return super().take(indices, axis, **parameters) if taken is None else taken  # type: ignore[misc]
+        return super().take(indices, axis, **parameters) if taken is None else taken
+
+    def _select_shared_rows(self, rows: npt.NDArray[np.intp]) -> Any:
+        return _select(self, rows)
+
+    def _copy_shared(self) -> Any:
+        return _copy(self)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         # Not copyreg.__newobj__: pickle wants its class to be that of the object.
@@ -95,15 +110,20 @@ class SharedFrame(_Shared, pd.DataFrame):  # type: ignore[misc]
 
     ``take(indices)``, which is how scikit-learn selects the rows of folds, does not
     copy columns of numbers, dates and categories that lie in shared memory: they
-    are joined views, in a SharedFrame again, and Arrow columns are slices. Values,
-    dtypes, labels, index and errors are pandas'. So is everything else, which gives
-    plain frames, pickling included.
+    are joined views, in a SharedFrame again, and Arrow columns are slices. So do
+    ``iloc`` and ``loc`` with an index array or a mask, and ``drop``. Values, dtypes,
+    labels, index and errors are pandas'. So is everything else, which gives plain
+    frames, pickling included; those of ``copy()`` cost what is written to them.
     """
 
     _plain_class = pd.DataFrame
     # scikit-learn takes the first word of it for the library that made a container
     # (sklearn.utils._set_output), and pickles are of the plain class anyway.
     __module__ = "pandas"
+
+    def __getitem__(self, key: Any) -> Any:
+        result = super().__getitem__(key)
+        return self._as_shared(result) if isinstance(key, _COLUMNS) else result
 
     @property
     def _constructor(self) -> Any:
@@ -127,6 +147,10 @@ class SharedSeries(_Shared, pd.Series):  # type: ignore[misc]
     @property
     def _constructor_expanddim(self) -> Any:
         return pd.DataFrame
+
+
+select_by_label(SharedFrame)
+select_by_label(SharedSeries)
 
 
 # What frames are made of.
@@ -407,6 +431,68 @@ def _array_of_labels(labels: pd.Index, *, is_mapped: bool) -> npt.NDArray[Any] |
     if isinstance(labels, pd.DatetimeIndex | pd.TimedeltaIndex):
         return np.asarray(labels.asi8)
     return np.asarray(labels) if is_mapped and _are_numbers(labels) else None
+
+
+# Copying.
+
+
+def _copy(frame: Any) -> Any:
+    """Copy a frame or series such that only what is written to costs memory.
+
+    None if pandas has to do it.
+    """
+    block = numeric_block(frame)
+    if block is not None:
+        elements = copy_array(block, "K" if _copies_keep_order() else "C")
+        if elements is None:
+            return None
+        copied = _with_labels_of(frame, elements.T)
+    elif frame.ndim == 1 or not 1 < frame.shape[1] <= _MAX_COLUMNS // 2:
+        return None
+    elif len(set(frame.dtypes)) == 1:
+        return None  # pandas makes one block of several
+    else:
+        columns = _columns_of(frame)
+        arrays = [_copy_column(column) for column in columns]
+        if all(array is None for array in arrays):
+            return None
+        values = [
+            column.array.copy() if array is None else array
+            for array, column in zip(arrays, columns, strict=True)
+        ]
+        labels = frame.index.view(), frame.columns.view()
+        copied = pd.DataFrame(_make_mixed_frame(values, columns, *labels), copy=False)
+    return copied.__finalize__(frame, method="copy")
+
+
+def _copy_column(column: pd.Series) -> Any:
+    """Copy a column of a frame; None if pandas has to do it."""
+    arrays = _arrays_of(column)
+    copies = [copy_array(array) for array in arrays]
+    if all(copied is None for copied in copies):
+        return None
+    return _like_column(
+        column,
+        tuple(
+            array.copy() if copied is None else copied
+            for array, copied in zip(arrays, copies, strict=True)
+        ),
+    )
+
+
+def _with_labels_of(frame: Any, values: npt.NDArray[Any]) -> Any:
+    """Make a plain frame or series; its labels can be renamed independently."""
+    if frame.ndim == 1:
+        return pd.Series(values, index=frame.index.view(), name=frame.name, copy=False)
+    labels = {"index": frame.index.view(), "columns": frame.columns.view()}
+    return pd.DataFrame(values, **labels, copy=False)
+
+
+@functools.cache
+def _copies_keep_order() -> bool:
+    """Return whether frames that are stored by rows are copied so; not by pandas 2."""
+    frame = pd.DataFrame(np.zeros((2, 2)), copy=False)
+    return bool(frame.copy().to_numpy().flags.c_contiguous)
 
 
 # Making frames.

@@ -5,11 +5,12 @@
     np.delete(X, test, axis=0)           rows that are left  --+
     X.compress(mask, axis=0)             rows of the mask    --+--> mapped where runs
     np.concatenate([X[:a], X[b:]])       runs of each part   --+    are long
-    X[np.ix_(rows, all columns)]         the rows            --+
     X.copy(), np.copy(X), X.astype(...)  one run of all      --+
+    X.take(rows), X[np.ix_(rows, ...)]   as X[rows]
 
 `np.vstack`, ``np.r_`` and `np.append` call `np.concatenate`. What is new can be written
-to, also with ``mmap_mode="r"``: only pages that are written to cost memory.
+to, also with ``mmap_mode="r"``: only pages that are written to cost memory. What is
+selected as by ``X[rows]`` is read-only then.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from skl_mmap.memory._plan import (
     plan_runs,
 )
 from skl_mmap.memory._reasons import Cause, Reason
-from skl_mmap.memory._shared_array import SharedArray, select_rows, shortcut
+from skl_mmap.memory._shared_array import SharedArray, select_rows
+from skl_mmap.memory._shortcuts import shortcut
 
 _JOINED = (SharedArray, np.ndarray)
 _CASTINGS = ("no", "equiv", "safe", "same_kind", "unsafe")
@@ -76,6 +78,21 @@ def _compress(a: Any, condition: Any, axis: Any = None, out: Any = None) -> Any:
     if mask.dtype != bool or mask.ndim != 1 or len(mask) > len(a):
         return None
     return _select(np.asarray(a)[: len(mask)], mask)
+
+
+@shortcut(np.ndarray.take)
+def _take(
+    a: Any, indices: Any, axis: Any = None, out: Any = None, mode: Any = "raise"
+) -> Any:
+    """As ``ndarray.take``, which gives views of the mode of `a`, as brackets do."""
+    is_of_rows = axis == 0 or (axis is None and a.ndim == 1)
+    if not is_of_rows or out is not None or mode != "raise":
+        return None
+    index = np.asarray(indices)
+    # A mask is an array of the indices 0 and 1 here.
+    if index.ndim != 1 or index.dtype.kind not in "iu":
+        return None
+    return select_rows(a, index, SharedArray)
 
 
 @shortcut(np.ndarray.__getitem__)

@@ -28,6 +28,7 @@ from skl_mmap.memory._plan import (
 )
 from skl_mmap.memory._reasons import Reason
 from skl_mmap.memory._runs import Runs
+from skl_mmap.memory._shortcuts import add_plain_methods, without_copy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -76,28 +77,10 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     def __getitem__(self, key: Any) -> Any:
         joined = select_rows(self, key, SharedArray)
         if joined is None and type(key) not in _OWN_KEYS and self.nbytes > PAGE_BYTES:
-            joined = _without_copy(np.ndarray.__getitem__, self, key)
+            joined = without_copy(np.ndarray.__getitem__, self, key)
         if joined is not None:
             return joined
         return _plain_unless_shared(super().__getitem__(key))
-
-    def take(
-        self,
-        indices: Any,
-        axis: Any = None,
-        out: npt.NDArray[Any] | None = None,
-        mode: Any = "raise",
-    ) -> Any:
-        """Select elements; rows (``axis=0``) without copying them."""
-        is_of_rows = axis == 0 or (axis is None and self.ndim == 1)
-        if is_of_rows and out is None and mode == "raise":
-            index = np.asarray(indices)
-            # A mask is an array of the indices 0 and 1 here.
-            if index.ndim == 1 and index.dtype.kind in "iu":
-                joined = select_rows(self, index, SharedArray)
-                if joined is not None:
-                    return joined
-        return np.asarray(self).take(indices, axis=axis, out=out, mode=mode)
 
     def __deepcopy__(self, memo: dict[int, Any] | None) -> Any:
         return np.asarray(self).__deepcopy__(memo)
@@ -120,30 +103,10 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     def __array_function__(
         self, function: Any, types: Any, args: Any, kwargs: Any
     ) -> Any:
-        result = _without_copy(function, *args, **kwargs)
+        result = without_copy(function, *args, **kwargs)
         if result is None:
             result = super().__array_function__(function, types, args, kwargs)
         return _plain_unless_shared(result)
-
-
-# What can do the work of a function or method of numpy without a copy, by that function
-# or method: it returns None if numpy has to do it.
-_shortcuts: dict[Any, Callable[..., Any]] = {}
-
-
-def shortcut(*originals: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Have shared arrays try a function, of the same parameters, before numpy's own."""
-
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        _shortcuts.update(dict.fromkeys(originals, function))
-        return function
-
-    return register
-
-
-def _without_copy(original: Any, *args: Any, **kwargs: Any) -> Any:
-    function = _shortcuts.get(original)
-    return None if function is None else function(*args, **kwargs)
 
 
 def _plain_unless_shared(result: Any) -> Any:
@@ -152,30 +115,7 @@ def _plain_unless_shared(result: Any) -> Any:
     return result
 
 
-def _delegate(name: str) -> Any:
-    """Make a method that works on, and returns, plain arrays."""
-    plain = getattr(np.ndarray, name)
-
-    def method(self: npt.NDArray[Any], *args: Any, **kwargs: Any) -> Any:
-        if self.nbytes > PAGE_BYTES:  # for small ones, two calls more are many
-            result = _without_copy(plain, self, *args, **kwargs)
-            if result is not None:
-                return result
-        return plain(self.view(np.ndarray), *args, **kwargs)
-
-    method.__name__ = name
-    method.__doc__ = f"As ``ndarray.{name}``; the result is a plain array."
-    return method
-
-
-# Methods with a result of their own that do not ask __array_wrap__.
-_PLAIN_METHODS = (
-    *("argmax", "argmin", "argpartition", "argsort", "astype", "choose", "compress"),
-    *("copy", "cumprod", "cumsum", "dot", "flatten", "nonzero", "repeat", "round"),
-    *("searchsorted", "__copy__"),
-)
-for _name in _PLAIN_METHODS:
-    setattr(SharedArray, _name, _delegate(_name))
+add_plain_methods(SharedArray)
 
 
 def select_rows(
