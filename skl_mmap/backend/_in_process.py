@@ -74,6 +74,7 @@ class Call:
         self._options = options
         self._owner = owner
         self._watch: CallWatch | None = None
+        self._is_nested = in_place.is_in_use
         in_place.begin_call()
         self._is_open = True
 
@@ -124,17 +125,31 @@ class Call:
                     value,
                     options.placement,
                     options.settings,
-                    can_adopt=options.adopt,
+                    can_adopt=options.adopt and not _may_be_index(value),
                 )
                 if view is not None:
                     views[id(value)] = value, view
+                elif value.ndim > 1 and self._is_told() and not options.adopt:
+                    note(
+                        f"an array of shape {value.shape} and dtype {value.dtype} was "
+                        "given to tasks of this process as it is, so that rows are "
+                        "copied: it is neither in shared memory nor in a file opened "
+                        "with mmap_mode='r'; adopt=True would share it in place"
+                    )
         return views
+
+    def _is_told(self) -> bool:
+        return is_measuring() and not self._is_nested
 
     def watch(self, task: _Task) -> None:
         """Take down what the report of the call needs to know of a task."""
         if self._watch is None:
             self._watch = CallWatch(1, self._options, None, self._owner)
         self._watch.see(task)
+
+
+def _may_be_index(array: Any) -> bool:
+    return bool(array.ndim == 1 and array.dtype == np.intp)
 
 
 def _as_index(value: Any) -> Any:

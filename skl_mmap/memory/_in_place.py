@@ -75,6 +75,7 @@ class InPlace:
         self._adopted: list[Mapping] = []
         # Arrays that cannot be adopted, by id.
         self._refused: dict[int, weakref.ref[npt.NDArray[Any]]] = {}
+        self._told: weakref.WeakSet[Mapping] = weakref.WeakSet()
         self._n_calls = 0
         self._n_running = 0
         self._before: weakref.WeakSet[Mapping] = weakref.WeakSet()
@@ -99,6 +100,7 @@ class InPlace:
                 self._files.clear()
                 self._file_segments.clear()
                 self._refused.clear()
+                self._told.clear()
 
     def _drop_freed(self) -> None:
         """Let go of what was adopted and is there no more: its file takes memory."""
@@ -145,10 +147,18 @@ class InPlace:
             ):
                 return None
         if is_measuring():
-            described = describe(array, min_bytes=0)
-            if described is not None:
-                publish_shared(described, is_copy=False)
+            self._tell(array)
         return array.view(InPlaceArray)
+
+    def _tell(self, array: npt.NDArray[Any]) -> None:
+        """Tell whoever measures what rows are selected from, once in a call."""
+        found = find_mapping(array)
+        if found is None or found[0] in self._told:
+            return
+        self._told.add(found[0])
+        described = describe(array, min_bytes=0)
+        if described is not None:
+            publish_shared(described, is_copy=False)
 
     def _map_file(self, array: npt.NDArray[Any], settings: Settings) -> bool:
         """Take down where an array lies in a file that it is a mapping of."""

@@ -20,8 +20,6 @@ from sklearn.base import BaseEstimator
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold, cross_validate
 from sklearn.neighbors import KNeighborsRegressor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 
 import skl_mmap
 from skl_mmap.monitor import CallRecord, listen, unlisten
@@ -49,7 +47,8 @@ def make_plain(folder: Path) -> Array:
 
 
 def open_file(folder: Path, mode: Any = "r") -> Any:
-    np.save(folder / "X.npy", numbered_rows(N_ROWS, N_COLUMNS))
+    X = numbered_rows(N_ROWS, N_COLUMNS)
+    np.save(folder / "X.npy", np.sin(X, out=X, where=X > 0))
     return np.load(folder / "X.npy", mmap_mode=mode)
 
 
@@ -58,7 +57,7 @@ def view_file(folder: Path) -> Array:
 
 
 def view_shared(folder: Path) -> Array:
-    return np.asarray(skl_mmap.share(numbered_rows(N_ROWS, N_COLUMNS)))
+    return np.asarray(skl_mmap.share(np.sin(numbered_rows(N_ROWS, N_COLUMNS))))
 
 
 def view_loaded(folder: Path) -> Array:
@@ -144,18 +143,17 @@ class TestResults:
         assert fold.strides == expected.strides
         assert fold.tobytes() == expected.tobytes()
 
-    @pytest.mark.parametrize("kind", ["file", "shared", "adopted"])
+    @pytest.mark.parametrize("kind", ["file", "shared"])
     @pytest.mark.parametrize("model", [Ridge(), KNeighborsRegressor()])
     def test_scores_and_models_are_those_of_loky(
         self, kind: str, model: Any, tmp_path: Path
     ) -> None:
-        X = MAPPED[kind](tmp_path)[:N_ROWS]
+        X = MAPPED[kind](tmp_path)
         # Numbers that all count: sums of them depend on the order.
         y = np.sin(X[:, 0])
-        model = make_pipeline(FunctionTransformer(np.sin), model)
         found = []
-        for backend in ("loky", "mmap"):
-            with parallel_config(backend, n_jobs=1):
+        for block in (parallel_config("loky", n_jobs=1), use_one_job()):
+            with block:
                 result = cross_validate(model, X, y, cv=3, return_estimator=True)
             predicted = [fit.predict(X[:20]) for fit in result["estimator"]]
             found.append([result["test_score"], *predicted])
@@ -476,6 +474,12 @@ class TestAdopting:
 
 
 class TestReport:
+    def test_says_what_could_not_be_mapped(self, tmp_path: Path) -> None:
+        for make, n_notes in ((make_plain, 1), (open_file, 0)):
+            with skl_mmap.measure() as report, use_one_job():
+                call_each(select, make(tmp_path), TRAIN)
+            assert len([n for n in report.notes if "as it is" in n]) == n_notes
+
     def test_names_tasks_and_what_they_mapped(self, tmp_path: Path) -> None:
         X, y = open_file(tmp_path), np.arange(N_ROWS, dtype=float)
         with skl_mmap.measure() as report, use_one_job(row_order="any"):
@@ -568,11 +572,11 @@ def test_a_search_with_one_job_needs_no_memory_for_folds(
         if backend == "mmap":
             options = {"row_order": "any", "adopt": kind == "adopted"}
         search = GridSearchCV(Null(), {"number": [1, 2]}, cv=KFold(5), refit=False)
-        with (
-            skl_mmap.measure(interval_seconds=0.005) as report,
-            parallel_config(backend, n_jobs=1, **options),
-        ):
-            search.fit(X, y)
+        with parallel_config(backend, n_jobs=1, **options):
+            # A reading while X is being adopted may count some of it twice.
+            call_each(len, X, n_tasks=1)
+            with skl_mmap.measure(interval_seconds=0.005) as report:
+                search.fit(X, y)
         assert report.peak_growth_bytes is not None
         growths[backend] = report.peak_growth_bytes / X.nbytes
     assert growths["loky"] > 0.6, "what is compared with"

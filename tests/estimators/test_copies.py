@@ -6,6 +6,7 @@ import linecache
 import os
 import signal
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def test_private_memory_is_that_of_the_estimator() -> None:
     stack = StackingRegressor(members, Ridge(), cv=8)
     model = Memmapped(stack, n_jobs=1).fit(X, y)
     assert model.report_ is not None
-    assert model.report_.tasks == (), "it ran in this process"
+    assert model.report_.tasks == (), "nothing of X can be mapped in this process"
     model = Memmapped(stack, n_jobs=2, row_order="any").fit(X, y)
     report = model.report_
     assert report is not None
@@ -156,6 +157,22 @@ def test_private_memory_is_that_of_the_estimator() -> None:
         assert share == pytest.approx(expected, abs=0.15), label
     [sentence] = report.large_copies
     assert sentence.startswith("large needed up to")
+
+
+def test_one_job_is_looked_at_where_folds_can_be_mapped(tmp_path: Path) -> None:
+    X, y = make_matrix()
+    path = tmp_path / "X.npy"
+    np.save(path, X)
+    with pytest.warns(CopyWarning, match="copied .* of folds"):
+        Memmapped(make_search(SHUFFLED), n_jobs=1, check="warn").fit(path, y)
+    model = Memmapped(
+        make_search(KFold(2)), n_jobs=1, check="error", row_order="any"
+    ).fit(path, y)
+    assert model.report_ is not None
+    assert model.report_.mapped_bytes > 1.9 * X.nbytes
+    assert [task.label for task in model.report_.tasks] == [
+        f"Allocating, fold {fold} of 2" for fold in (1, 2)
+    ]
 
 
 def test_model_is_not_lost_when_the_process_that_reads_memory_dies(
