@@ -93,7 +93,7 @@ class Arranger(TaskRewriter):
         # What was arranged, by the id of what it was made of, which is kept with it.
         self._arranged: dict[int, tuple[Any, Any]] = {}
 
-    def see_folds(self, X: Any, splits: Splits) -> None:
+    def see_folds(self, X: Any, y: Any, splits: Splits) -> None:
         self.release()
         self._permutation = self._places = None
         reason = self._find_refusal(X, splits)

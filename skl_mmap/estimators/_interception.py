@@ -29,6 +29,7 @@ from skl_mmap._compat import set_tasks, tasks_of, waiting_batches
 from skl_mmap.backend import MmapBackend
 from skl_mmap.estimators._single_fits import is_search
 from skl_mmap.estimators._stacking import is_stacking
+from skl_mmap.monitor import note
 
 _SPLIT = "split"
 # Beside searches and stacking ensembles: those of scikit-learn's estimators that send
@@ -42,14 +43,14 @@ _WITH_FOLDS = frozenset(
 
 # (train, test) of each fold.
 Splits = list[tuple[Any, Any]]
-FoldListener = Callable[[Any, Splits], None]
+FoldListener = Callable[[Any, Any, Splits], None]
 
 
 class TaskRewriter(ABC):
     """Puts other tasks in the places of those that an estimator wants to run."""
 
     @abstractmethod
-    def see_folds(self, X: Any, splits: Splits) -> None:
+    def see_folds(self, X: Any, y: Any, splits: Splits) -> None:
         """Be told of the folds, before any task has one of them."""
 
     @abstractmethod
@@ -87,21 +88,21 @@ class RewritingBackend(MmapBackend):
 
 
 @contextlib.contextmanager
-def rewriting_tasks(estimator: Any, y: Any, rewriter: TaskRewriter) -> Iterator[bool]:
+def rewriting_tasks(estimator: Any, y: Any, rewriter: TaskRewriter) -> Iterator[None]:
     """Let tasks of an estimator that is fitted in this block be rewritten.
 
-    Yields whether that is possible: False if there are no folds to be told of.
+    Nothing is rewritten if there are no folds to be told of.
     """
     splitter = _copy_splitter(estimator, y)
     backend, _ = get_active_backend()
     if splitter is None or not isinstance(backend, RewritingBackend):
-        yield False
+        yield
         return
     given = estimator.cv
     vars(splitter)[_SPLIT] = _ToldSplit(splitter, rewriter.see_folds)
     estimator.cv, backend.rewriter = splitter, rewriter
     try:
-        yield True
+        yield
     finally:
         estimator.cv, backend.rewriter = given, None
         rewriter.release()
@@ -116,11 +117,14 @@ def _copy_splitter(estimator: Any, y: Any) -> Any:
     if not (is_search(estimator) or is_stacking(estimator) or is_other):
         return None
     try:
-        cv = check_cv(estimator.cv, y, classifier=is_classifier(estimator))
-        copied = copy.copy(cv)
+        copied = copy.copy(
+            check_cv(estimator.cv, y, classifier=is_classifier(estimator))
+        )
         is_plain = _SPLIT not in vars(copied) and hasattr(type(copied), _SPLIT)
     except Exception:  # noqa: BLE001 - the estimator itself will say what is wrong
-        return None
+        is_plain = False
+    if not is_plain:
+        note(f"the folds of {kind.__name__} cannot be seen, so its tasks are as ever")
     return copied if is_plain else None
 
 
@@ -134,7 +138,7 @@ class _ToldSplit:
     def __call__(self, X: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         split = _method_of(self._splitter)
         splits = [(train, test) for train, test in split(X, y, *args, **kwargs)]
-        self._tell(X, splits)
+        self._tell(X, y, splits)
         return iter(splits)
 
     def __deepcopy__(self, memo: Any) -> _ToldSplit:

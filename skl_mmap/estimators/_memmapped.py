@@ -36,6 +36,8 @@ from skl_mmap.estimators._arranging import Arranger, note_unarranged
 from skl_mmap.estimators._fit_inputs import read_arguments
 from skl_mmap.estimators._flat_fits import find_stacks, fitting_flat, is_nested
 from skl_mmap.estimators._interception import RewritingBackend, rewriting_tasks
+from skl_mmap.estimators._shared_prefix import PrefixSharer, find_prefix
+from skl_mmap.estimators._shared_prefix import note_refusal as note_no_prefix
 from skl_mmap.estimators._single_fits import (
     NO_LAST_FIT,
     is_search,
@@ -114,6 +116,11 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         Where a search fits its best estimator, and a stacking ensemble its final one.
         With ``"worker"``, this process needs no memory for it. Results stay the same,
         bit for bit.
+    share_prefix : bool, default=False
+        Whether the first steps of a pipeline in a search, those before all that
+        candidates change, are fitted once for each fold, and not for each candidate.
+        All transformed folds are kept in memory while candidates are fitted. Results
+        stay the same, bit for bit.
 
     Attributes
     ----------
@@ -156,6 +163,16 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     report says so; so it does in tasks of other parallel calls. Parallel calls of the
     estimator itself, as those of forests, run in threads of this one worker.
 
+    With ``share_prefix=True``, a ``GridSearchCV`` or ``RandomizedSearchCV`` over
+    scikit-learn's ``Pipeline`` fits and applies first steps in a task for each fold;
+    candidates map what these have made. The best estimator is the whole pipeline,
+    fitted on all of X as ever. Each candidate fits all steps nevertheless, and the
+    report says so, where results could be others: with one job, functions that compute
+    scores from X, first steps that draw random numbers without a seed or are given
+    parameters of `fit`, steps with ``copy=False``, callbacks, metadata routing, a
+    pipeline with a memory of its own, and where there is no room for all folds.
+    Times of fits in ``cv_results_`` are those of later steps.
+
     The fitted estimator may refer to rows of X in shared memory (``KNeighbors``, for
     example); `detach` makes it independent. It is pickled by value.
 
@@ -194,6 +211,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         min_bytes: int | str | None = "1M",
         check: str = "report",
         single_fits: str = "here",
+        share_prefix: bool = False,
     ) -> None:
         self.estimator = estimator
         self.n_jobs = n_jobs
@@ -204,6 +222,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         self.min_bytes = min_bytes
         self.check = check
         self.single_fits = single_fits
+        self.share_prefix = share_prefix
 
     @_FitMethod
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
@@ -304,6 +323,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     def _fit(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _check_check(self.check)
         _check_single_fits(self.single_fits)
+        _check_share_prefix(self.share_prefix)
         estimator = self._make_estimator(name)
         method = getattr(estimator, name)
         args, kwargs = read_arguments(method, args, kwargs, self.store)
@@ -345,16 +365,25 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         self, estimator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AbstractContextManager[Any]:
         """Return what has a hand in the tasks of a fit, if an option asks for it."""
-        if self.row_order != "any" or is_nested():
+        if is_nested():
+            return nullcontext()
+        y = args[1] if len(args) > 1 else kwargs.get("y")
+        n_jobs = effective_n_jobs(getattr(estimator, "n_jobs", None))
+        if self.share_prefix:
+            n_steps = find_prefix(estimator, kwargs, n_jobs)
+            if isinstance(n_steps, int):
+                sharer = PrefixSharer(estimator, n_steps, self._make_backend)
+                return rewriting_tasks(estimator, y, sharer)
+            note_no_prefix(n_steps)
+        if self.row_order == "exact":
             return nullcontext()
         if find_stacks(estimator) and not is_stacking(estimator):
             # Folds of folds are known by their rows in the caller's X.
             note_unarranged("an ensemble in the estimator is fitted in parts")
             return nullcontext()
-        y = args[1] if len(args) > 1 else kwargs.get("y")
         arranger = Arranger(
             estimator,
-            effective_n_jobs(getattr(estimator, "n_jobs", None)),
+            n_jobs,
             Placement.from_parameter(self.store),
             self.min_bytes,
             needs_both=self.adopt or is_stacking(estimator),
@@ -398,6 +427,16 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _backend(self, is_small: bool) -> AbstractContextManager[Any]:
         """Return what sets the backend; nothing if X is small, and no jobs wanted."""
+        config: dict[str, Any] = {} if self.n_jobs is None else {"n_jobs": self.n_jobs}
+        if is_small and not config:
+            return nullcontext()
+        # In a task of another parallel call, joblib's choice for nested calls stays:
+        # processes that start processes would be more than there are cores.
+        if not is_nested():
+            config["backend"] = self._make_backend()
+        return parallel_config(**config) if config else nullcontext()
+
+    def _make_backend(self) -> RewritingBackend:
         backend = RewritingBackend(
             row_order=self.row_order,
             layouts=self.layouts,
@@ -406,14 +445,7 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             min_bytes=self.min_bytes,
         )
         backend.owner = type(self).__name__
-        config: dict[str, Any] = {} if self.n_jobs is None else {"n_jobs": self.n_jobs}
-        if is_small and not config:
-            return nullcontext()
-        # In a task of another parallel call, joblib's choice for nested calls stays:
-        # processes that start processes would be more than there are cores.
-        if not is_nested():
-            config["backend"] = backend
-        return parallel_config(**config) if config else nullcontext()
+        return backend
 
 
 def _data_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -440,6 +472,15 @@ def _check_single_fits(where: object) -> None:
         raise InvalidParameterError(
             f"single_fits={where!r} does not say where the last fit of a search or an "
             f"ensemble runs. Pass one of {', '.join(map(repr, _SINGLE_FITS))}."
+        )
+
+
+def _check_share_prefix(shares: object) -> None:
+    """Raise an `InvalidParameterError` if this is no value of ``share_prefix``."""
+    if not isinstance(shares, bool):
+        raise InvalidParameterError(
+            f"share_prefix={shares!r} does not say whether candidates of a search "
+            "share the results of first steps. Pass True or False."
         )
 
 

@@ -321,7 +321,7 @@ class TestTasks:
         params = {"weights": np.arange(n_rows), "other": np.arange(n_rows + 1), "n": 3}
         routed = Bunch(estimator=Bunch(fit=params))
         arranger = make_arranger()
-        arranger.see_folds(X, splits)
+        arranger.see_folds(X, None, splits)
         for train, test in splits:
             train = data.draw(st.sampled_from([train, train.tolist(), train - n_rows]))
             arguments = {"X": X, "y": y, "train": train, "test": test}
@@ -361,7 +361,7 @@ class TestTasks:
         X = np.zeros((300, 128))
         splits = [*KFold(2, shuffle=True, random_state=0).split(X)]
         arranger = make_arranger()
-        arranger.see_folds(X, splits)
+        arranger.see_folds(X, None, splits)
         train, test = splits[0]
         arguments = {"X": X, "y": np.zeros(300), "train": train, "test": test}
         item = (task_of_sklearn, (), {**arguments, **changes})
