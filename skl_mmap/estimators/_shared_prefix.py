@@ -36,7 +36,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from skl_mmap._compat import (
     block_values,
     has_callbacks,
-    is_fitting_task,
+    is_fit_on_rows,
     is_handing_scorer,
     select_rows,
 )
@@ -212,7 +212,7 @@ class PrefixSharer(TaskRewriter):
 
     def rewrite(self, item: Any) -> Any:
         function, args, kwargs = item
-        is_own = is_fitting_task(inspect.unwrap(function)) and len(args) == 3
+        is_own = is_fit_on_rows(inspect.unwrap(function)) and len(args) == 3
         if not self._folds or not is_own or _SCORER not in kwargs:
             return item
         fold = self._find_fold(kwargs.get(_TRAIN), kwargs.get(_TEST))
