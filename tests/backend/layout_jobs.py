@@ -118,7 +118,7 @@ def jobs(estimator: Any) -> Iterator[Callable[[Any, Any], Any]]:
         return cross_val_predict(estimator, X, y, cv=stratified)
 
     yield from (validate, validate_with_a_function, search, predict)
-    if estimator in ESTIMATORS[:2] or estimator == ESTIMATORS[-2]:
+    if estimator is ESTIMATORS[0]:
         yield predictions_of(BaggingClassifier(estimator, 2, random_state=0))
         yield predictions_of(MultiOutputClassifier(estimator))
         yield predictions_of(OneVsRestClassifier(estimator))
