@@ -25,7 +25,15 @@ from skl_mmap._compat import ModelTask
 from skl_mmap.backend._arguments import names_of, position_of
 from skl_mmap.backend._layouts import InLayout, count_rows, runs_of, why_not_by_column
 from skl_mmap.containers import container_of
-from skl_mmap.memory import Conversion, SharedArray, Stack, stored_order
+from skl_mmap.memory import (
+    Conversion,
+    Settings,
+    SharedArray,
+    Stack,
+    describe_memmap,
+    find_mapping,
+    stored_order,
+)
 from skl_mmap.monitor import note
 
 if TYPE_CHECKING:
@@ -174,8 +182,9 @@ class LayoutChoice:
         if layout.conversion in known.made:
             return True
         cost_bytes = layout.n_bytes
-        if not known.is_given and not layout.needs_given:
-            cost_bytes -= layout.numbers.nbytes  # which nobody needs then
+        is_needed = known.is_given or layout.needs_given
+        if not is_needed and not _is_shared(layout.numbers):
+            cost_bytes -= layout.numbers.nbytes  # which nobody shares then
         saved = [max(wish.saved_bytes for wish in of_batch) for of_batch in group]
         if cost_bytes < sum(sorted(saved)[-self._n_jobs :]):
             known.made.add(layout.conversion)
@@ -268,6 +277,14 @@ class LayoutChoice:
                 }
             self._known[id(X)] = known = _Known(X)
         return known
+
+
+def _is_shared(numbers: Any) -> bool:
+    """Return whether an array is in shared memory, or a file, already."""
+    if not isinstance(numbers, np.ndarray):
+        return False
+    is_mapped = find_mapping(numbers) is not None
+    return is_mapped or describe_memmap(numbers, Settings()) is not None
 
 
 def _name_of(function: Any) -> tuple[str, str]:

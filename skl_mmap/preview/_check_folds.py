@@ -81,7 +81,9 @@ def check_folds(
     The code of the backend decides, but neither shares nor maps anything. O(n) time
     for each split; memory for a few index arrays of one split, and none of the size
     of `X`. Sparse matrices other than CSR are converted, as scikit-learn does. What
-    the kernel may refuse at that moment (too many mappings) is not predicted.
+    the kernel may refuse at that moment (too many mappings) is not predicted. Neither
+    is the copy in another layout that some estimators are given (``layouts="auto"``),
+    of which more may be mapped: this is about `X` as it is.
 
     Examples
     --------

@@ -46,6 +46,13 @@ def use_layouts(
     monkeypatch.setattr(_known_layouts, "known_layouts", lambda: table)
 
 
+def known_table() -> dict[str, dict[str, Layout]]:
+    """Return a copy of the table of known layouts."""
+    from skl_mmap.copies import _known_layouts
+
+    return {name: dict(row) for name, row in _known_layouts.known_layouts().items()}
+
+
 def dump_task(
     task: object, store: Store, options: Options
 ) -> tuple[bytes, list[Segment]]:

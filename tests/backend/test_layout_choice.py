@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import make_scorer, r2_score
 from sklearn.model_selection import KFold, PredefinedSplit
 
+import skl_mmap
 from skl_mmap import _compat
 from skl_mmap.backend import RowIndex
 from skl_mmap.backend._layout_choice import LayoutChoice, find_saved_conversion
@@ -242,3 +243,10 @@ def test_rows_may_be_runs() -> None:
     tasks = [score_task(Line(), train=runs, test=tests)] * 2
     assert chosen(*tasks) == ["float32 C train"] * 2
     assert find_saved_conversion(tasks[0], 1) == "float32 C"
+
+
+def test_what_is_shared_already_costs_nothing_as_it_is() -> None:
+    with skl_mmap.share(X) as shared:
+        one = score_task(Tree(), shared)
+        assert chosen(one) == [""]  # half of X, to save a task two thirds of that
+        assert chosen(one, one) == ["float32 C"] * 2
