@@ -255,6 +255,7 @@ class TestWhatOutlivesATask:
         writer = np.load(tmp_path / "X.npy", mmap_mode="r+")
         writer[:] = -1.0
         writer.flush()
+        np.testing.assert_array_equal(fold, expected)
         os.truncate(tmp_path / "X.npy", 0)
         np.testing.assert_array_equal(fold, expected)
         del X, writer
@@ -272,12 +273,18 @@ class TestWhatOutlivesATask:
         expected[5] = -1.0
         np.testing.assert_array_equal(run_one(write, X), expected)
 
+    def test_what_was_there_before_stays_mapped(self, tmp_path: Path) -> None:
+        X = view_loaded(tmp_path)
+        run_one(select, X, TRAIN)
+        assert count_mapped_bytes(tmp_path / "X.npy") >= X.nbytes
+
     def test_folds_of_an_outer_task_stay_mapped(self, tmp_path: Path) -> None:
         X = open_file(tmp_path)
 
         def select_and_nest(X: Any) -> list[int]:
             fold = X[TRAIN]
-            call_each(select, X, TRAIN[:2000], n_tasks=2)
+            # A plain array, as input validation makes one.
+            call_each(select, np.asarray(X), TRAIN[:2000], n_tasks=2)
             return [fold.nbytes, count_mapped_bytes(tmp_path / "X.npy")]
 
         n_bytes, mapped_bytes = run_one(select_and_nest, X)
