@@ -78,9 +78,9 @@ def work(spec: dict[str, Any], announce: Callable[[str], None]) -> dict[str, Any
         "mapped_bytes": cost.mapped_bytes,
         "copied_bytes": cost.copied_bytes,
         "copy_reasons": cost.copy_reasons,
-        "task_copied_bytes": max((r.copied_bytes for r in cost.records), default=0),
+        "task_copied_bytes": max((r.copied_bytes for r in cost.records), default=None),
         "task_private_bytes": max(
-            (t.private_bytes or 0 for t in cost.tasks), default=0
+            (t.private_bytes or 0 for t in cost.tasks), default=None
         ),
         "notes": list(cost.notes),
     }

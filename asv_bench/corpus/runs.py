@@ -108,9 +108,9 @@ class Cost:
         Folds that were mapped and copied, over all tasks; 0 unless under "mmap".
     copy_reasons : dict of str to int
         Why, and how many bytes, largest first.
-    task_copied_bytes : int
-        Folds that one task has copied, at most.
-    task_private_bytes : int
+    task_copied_bytes : int or None
+        Folds that one task has copied, at most; None if tasks do not say.
+    task_private_bytes : int or None
         Private memory that one task has needed beside them, at most.
     notes : list of str
         What the report says was done in another way.
@@ -129,8 +129,8 @@ class Cost:
     mapped_bytes: int
     copied_bytes: int
     copy_reasons: dict[str, int]
-    task_copied_bytes: int
-    task_private_bytes: int
+    task_copied_bytes: int | None
+    task_private_bytes: int | None
     notes: list[str]
 
 

@@ -178,6 +178,8 @@ def _describe_task(results: Results, name: str) -> str:
     if not costs:
         return ""
     cost = costs[0]
+    if cost.task_copied_bytes is None or cost.task_private_bytes is None:
+        return "not known"
     copied = cost.task_copied_bytes / cost.data_bytes
     made = cost.task_private_bytes / cost.data_bytes
     parts = []

@@ -265,6 +265,9 @@ def test_table_is_written_for_terminal_page_and_markdown(tmp_path: Path) -> None
     text = tables.format_text(summary)
     assert "folds 0.8 (not by row), made 1.2" in text
     assert "skipped: not installed" in text
+    cost = make_cost(task_copied_bytes=None)
+    results.costs["a"]["mmap"] = [cost]
+    assert tables.JobRow.of(results, "a").task == "not known"
     for page in (rst, markdown, text):
         assert "median 0.62" in page
         assert "numpy 2.4.0" in page
