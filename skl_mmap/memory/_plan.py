@@ -313,15 +313,15 @@ def plan_rows(geometry: Geometry, index: npt.NDArray[Any]) -> Plan:
     if not n_bytes or n_bytes < settings.min_mapped_bytes:
         return _left_alone(Reason.FEW_BYTES, n_bytes)
     if geometry.order != "C":
-        return _plan_columns(geometry, index, n_bytes)
+        return _plan_train_set(geometry, index, n_bytes)
     runs = find_runs(index, geometry.n_rows, max_runs=MAX_RUNS)
     if runs is None:
         return _left_alone(Reason.SCATTERED, n_bytes)
     return plan_runs(geometry, runs)
 
 
-def _plan_columns(geometry: Geometry, index: npt.NDArray[Any], n_bytes: int) -> Plan:
-    """Join the runs of each column of an array in Fortran order; so is the result."""
+def _plan_train_set(geometry: Geometry, index: npt.NDArray[Any], n_bytes: int) -> Plan:
+    """Plan rows of an array that is not in C order: of a train set, if it is known."""
     assert geometry.origin is not None
     column_runs = geometry.origin.settings.column_runs
     if not column_runs:
@@ -331,6 +331,11 @@ def _plan_columns(geometry: Geometry, index: npt.NDArray[Any], n_bytes: int) -> 
         runs = find_runs(index, geometry.n_rows, max_runs=len(column_runs))
     if runs is None or tuple(map(tuple, runs.tolist())) != column_runs:
         return _left_alone(Reason.TEST_SETS, n_bytes)
+    return plan_columns(geometry, runs)
+
+
+def plan_columns(geometry: Geometry, runs: Runs) -> Plan:
+    """Plan the selection of runs of rows in Fortran order, as the array is in."""
     n_columns = geometry.row_bytes // geometry.itemsize
     column_starts = geometry.n_rows * np.arange(n_columns, dtype=np.intp)
     items = (runs + column_starts[:, None, None]).reshape(-1, 2)
