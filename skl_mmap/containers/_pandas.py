@@ -3,7 +3,7 @@
 Nothing is remembered about where the data lies. pandas may exchange the memory of a
 frame at any assignment, so each selection looks at what the frame is made of then::
 
-    one block of numbers, row by row   an array            --> one joined view
+    one block of numbers               an array            --> one joined view
     columns: numbers, dates            an array            --> a joined view
              categories                an array of codes   --> a joined view, of the
                                                                same categories
