@@ -3,7 +3,7 @@
 Nothing is remembered about where the data lies. pandas may exchange the memory of a
 frame at any assignment, so each selection looks at what the frame is made of then::
 
-    one block of numbers, row by row   an array            --> one joined view
+    one block of numbers               an array            --> one joined view
     columns: numbers, dates            an array            --> a joined view
              categories                an array of codes   --> a joined view, of the
                                                                same categories
@@ -56,6 +56,7 @@ from skl_mmap.memory import (
     find_runs,
     geometry_of,
     map_array,
+    plan_by_column,
     plan_rows,
     plan_runs,
     select_rows,
@@ -337,12 +338,7 @@ def _select(frame: Any, index: npt.NDArray[Any]) -> Any:
             return rows
     block = numeric_block(frame) if frame.ndim == 2 else None
     if block is not None:
-        joined = select_rows(block.T, index, np.ndarray)
-        if joined is None:
-            return None
-        labels = _take_labels(frame.index, index)
-        selected = SharedFrame(joined, index=labels, columns=frame.columns, copy=False)
-        return selected.__finalize__(frame, method="take")
+        return _select_in_block(frame, block.T, index)
     plan = _plan_columns(frame, index, geometry_of)
     counters.add(plan.rest)
     taken = {
@@ -362,6 +358,18 @@ def _select(frame: Any, index: npt.NDArray[Any]) -> Any:
         for place, column in enumerate(columns)
     ]
     selected = _make_mixed_frame(values, columns, labels, frame.columns)
+    return selected.__finalize__(frame, method="take")
+
+
+def _select_in_block(frame: Any, values: npt.NDArray[Any], index: Any) -> Any:
+    """Select rows of a frame that is one array; so is the result, in the same order."""
+    geometry = geometry_of(values)
+    plan = plan_by_column(geometry, index)
+    joined = carry_out(plan, geometry, values, len(index))
+    if joined is None:
+        return None
+    labels = _take_labels(frame.index, index)
+    selected = SharedFrame(joined, index=labels, columns=frame.columns, copy=False)
     return selected.__finalize__(frame, method="take")
 
 
@@ -725,7 +733,7 @@ class PandasContainer(Container):
             return super().plan(X, index, geometry_of)
         block = numeric_block(X) if X.ndim == 2 else None
         if block is not None:
-            cost = plan_rows(geometry_of(block.T), index).cost
+            cost = plan_by_column(geometry_of(block.T), index).cost
         else:
             cost = _plan_columns(X, index, geometry_of).cost
         labels = _array_of_labels(X.index, is_mapped=cost.mapped_bytes > 0)

@@ -5,6 +5,7 @@ from skl_mmap._linux.proc import can_remap
 from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._adoption import adopt
 from skl_mmap.memory._closing import ClosedAtExit
+from skl_mmap.memory._column_plan import plan_by_column
 from skl_mmap.memory._conversion import Conversion, LossyConversionError
 from skl_mmap.memory._filling import stored_order
 from skl_mmap.memory._fresh import copy_array
@@ -144,6 +145,7 @@ __all__ = [
     "new_segment",
     "open_file_segment",
     "plan_array",
+    "plan_by_column",
     "plan_rows",
     "plan_runs",
     "planned_file",

@@ -313,15 +313,15 @@ def plan_rows(geometry: Geometry, index: npt.NDArray[Any]) -> Plan:
     if not n_bytes or n_bytes < settings.min_mapped_bytes:
         return _left_alone(Reason.FEW_BYTES, n_bytes)
     if geometry.order != "C":
-        return _plan_columns(geometry, index, n_bytes)
+        return _plan_by_column(geometry, index, n_bytes)
     runs = find_runs(index, geometry.n_rows, max_runs=MAX_RUNS)
     if runs is None:
         return _left_alone(Reason.SCATTERED, n_bytes)
     return plan_runs(geometry, runs)
 
 
-def _plan_columns(geometry: Geometry, index: npt.NDArray[Any], n_bytes: int) -> Plan:
-    """Join the runs of each column of an array in Fortran order; so is the result."""
+def _plan_by_column(geometry: Geometry, index: npt.NDArray[Any], n_bytes: int) -> Plan:
+    """Plan rows of an array that is not in C order."""
     assert geometry.origin is not None
     if geometry.order != "F" or not geometry.origin.settings.is_by_column:
         return _left_alone(Reason.NOT_BY_ROW, n_bytes)
@@ -330,6 +330,12 @@ def _plan_columns(geometry: Geometry, index: npt.NDArray[Any], n_bytes: int) -> 
     runs = find_runs(index, geometry.n_rows, max_runs=max_runs)
     if runs is None:
         return _left_alone(Reason.SCATTERED, n_bytes)
+    return plan_columns(geometry, runs)
+
+
+def plan_columns(geometry: Geometry, runs: Runs) -> Plan:
+    """Plan the selection of runs of rows in Fortran order, as the array is in."""
+    n_columns = geometry.row_bytes // geometry.itemsize
     column_starts = geometry.n_rows * np.arange(n_columns, dtype=np.intp)
     items = (runs + column_starts[:, None, None]).reshape(-1, 2)
     as_rows = geometry._replace(row_bytes=geometry.itemsize, order="C")

@@ -71,6 +71,7 @@ _STEP_PAGES = 256
 _PATIENCE_SECONDS = 5.0
 _FIRST_PAUSE_SECONDS = 0.0005
 _LONGEST_PAUSE_SECONDS = 0.02
+_PLANNED_WORKERS = 4
 # Each takes a descriptor of the parent.
 _MAX_FILES = 64
 # The rest of the memory that may be taken is left to the tasks.
@@ -113,12 +114,14 @@ class ShiftedFile(NamedTuple):
         return PAGE_BYTES * PAGE_BYTES * self.n_pages
 
 
-def planned_file() -> ShiftedFile:
+def planned_file(n_bytes: int) -> ShiftedFile:
     """Return what stands for a file in a plan that nobody carries out.
 
-    As with the four workers that advice is written for, and with room for everything.
+    Of a segment of so many bytes, as with the four workers that advice is written for.
     """
-    return ShiftedFile(SegmentHandle(0, -1, 0, 0, 0), 0, 0, 4)
+    budget_bytes = (_PLANNED_WORKERS - 1) * n_bytes
+    nowhere = SegmentHandle(0, -1, 0, 0, 0)
+    return ShiftedFile(nowhere, 0, budget_bytes, _PLANNED_WORKERS)
 
 
 class ShiftedPages:

@@ -137,6 +137,8 @@ class Explainer:
         Rows of X.
     is_frame : bool
         Whether X is a data frame.
+    is_by_column : bool
+        Whether it is one of numbers that lie column by column.
     unit_rows : int or None
         Rows after which the same place in a page comes again; None if rows differ in
         size.
@@ -161,6 +163,7 @@ class Explainer:
     row_order: str
     n_samples: int
     is_frame: bool
+    is_by_column: bool
     unit_rows: int | None
     n_arrays: int
     refusal: Explanation | None
@@ -179,23 +182,24 @@ class Explainer:
             return self.refusal
         cause = rows.main_cause
         reason, is_scattered = cause.reason, self._is_scattered(rows)
+        is_shifted = reason is Reason.SHIFTED
         text = str(cause)
         if reason is Reason.COLUMNS:
             text = "columns of dtype {}, whose rows pandas copies: {}".format(
                 *cause.detail.split(": ", 1)
             )
-        elif reason is Reason.NOT_BY_ROW:
+        elif reason is Reason.NOT_BY_ROW or (is_shifted and self.is_by_column):
             text = self._tell_order_of_elements(rows)
             # The data in the order of the folds lies row by row, too.
-            reason = Reason.SCATTERED if is_scattered else reason
+            reason = Reason.SCATTERED if is_scattered else Reason.NOT_BY_ROW
         elif reason is Reason.SCATTERED or (reason.is_counted and is_scattered):
             text, reason = self._cause_of_scattering(), Reason.SCATTERED
         elif reason in (Reason.SHORT_RUNS, Reason.SEAMS, Reason.SHIFTED):
             text = self._tell_pages(rows)
-            if reason is Reason.SHIFTED:
-                text += "; all tasks share one copy of the others"
         elif reason is not Reason.MASK and not reason.is_counted:
             text, reason = self._tell_few(), Reason.FEW_BYTES
+        if is_shifted:
+            text += "; all tasks share one copy"
         lines = (self._line(remedy, rows, cause) for remedy in reason.remedies)
         return Explanation(text, tuple(filter(None, lines)))
 
@@ -350,6 +354,12 @@ def unit_rows(X: Any) -> int | None:
     if size is None or not size.part_bytes:
         return None
     return rows_of_pages(size.part_bytes)
+
+
+def is_by_column(X: Any) -> bool:
+    """Return whether X is a frame of numbers that lie column by column."""
+    container = container_of(X)
+    return container is not None and container.block_by_column(X) is not None
 
 
 def count_arrays(X: Any) -> int:

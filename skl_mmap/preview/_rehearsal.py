@@ -143,8 +143,8 @@ class Rehearsal:
         self, index: npt.NDArray[np.intp], runs: Runs
     ) -> npt.NDArray[np.intp]:
         """Do the same with an index array, which a worker joins from all numbers."""
-        settings = _shifting(self._options.settings)
         n_bytes = (int(runs[:, 1].max()) + 1) * index.itemsize
+        settings = _shifting(self._options.settings, n_bytes)
         identity = Origin(0, [Piece(0, n_bytes, 0)], [(0, n_bytes)], settings)
         geometry = Geometry.of(index, identity)
         plan = plan_runs(geometry, runs)
@@ -167,22 +167,25 @@ class Rehearsal:
         if found is not None:
             handle, known = found
             if is_constant(known):
-                handle = replace(handle, settings=_shifting(handle.settings))
+                handle = replace(
+                    handle, settings=_shifting(handle.settings, known.n_bytes)
+                )
             return handle, None
         shape, strides, dtype = stored_layout(array, conversion)
         n_bytes = math.prod(shape) * dtype.itemsize
         segment = SegmentHandle(0, -1, 0, 0, n_bytes)
         pieces = ((0, n_bytes),)
-        settings = _shifting(settings)
+        settings = _shifting(settings, n_bytes)
         return ArrayHandle(segment, pieces, 0, dtype, shape, strides, settings), None
 
     def share_view(self, view: npt.NDArray[Any]) -> None:
         """Say that small arrays are sent by value: rows of them are not mapped."""
 
 
-def _shifting(settings: Settings) -> Settings:
-    """Return how arrays that nobody writes to are handed to tasks."""
-    return settings._replace(shifted=planned_file() if can_shift_pages() else None)
+def _shifting(settings: Settings, n_bytes: int) -> Settings:
+    """Return how arrays in a segment that nobody writes to are handed to tasks."""
+    shifted = planned_file(n_bytes) if can_shift_pages() else None
+    return settings._replace(shifted=shifted)
 
 
 def _task(X: Any, y: Any, train: Any, test: Any) -> None:

@@ -222,7 +222,7 @@ def test_labels_that_are_dates_are_selected_as_predicted() -> None:
             joblib.delayed(count_selections)(X, None, train=train, test=test)
             for train, test in splits
         ]
-        with joblib.parallel_config(backend="mmap", n_jobs=2):
+        with joblib.parallel_config(backend="mmap", n_jobs=4):
             counted = joblib.Parallel()(tasks)
         assert_equal(check_folds(splits, X), counted, "dates")
 
