@@ -1,6 +1,6 @@
 """Measure in which layouts estimators may be given X, for ``layouts="auto"``.
 
-    python docs/estimators_layouts.py --json skl_mmap/copies/layouts.json
+    python -m docs.estimators_layouts --json skl_mmap/copies/layouts.json
 
 ::
 
@@ -17,7 +17,8 @@ the same bit by bit each time, arrays in the same order of memory included, sinc
 next step of a pipeline may add them up in that order.
 
 The installed versions are measured, in about ten minutes; what the file knows of other
-minor versions stays. To renew it, run this in an environment for each.
+minor versions stays, and ``tox -e matrix-sk16,matrix-sk17,...`` renews it. A version
+that is added has only to confirm what others have, with ``--known``.
 """
 
 from __future__ import annotations
