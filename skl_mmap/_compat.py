@@ -461,7 +461,7 @@ def is_handing_scorer(scorer: Any) -> bool:
     _VALIDATION,
     "tasks of scikit-learn",
     "layouts='auto' leaves X as it is in some tasks of cross-validation, searches and "
-    "ensembles",
+    "ensembles, and Memmapped(share_prefix=True) has no effect",
 )
 def _has_tasks() -> bool:
     return all(
@@ -535,7 +535,7 @@ def _callbacks_of(estimator: Any) -> list[Any]:
     "sklearn.callback",
     "callbacks of scikit-learn",
     "callbacks cannot be seen, so that Memmapped(single_fits='worker') leaves the best "
-    "estimator of a search to the parent",
+    "estimator of a search to the parent, and tasks keep their rows and their steps",
 )
 def _has_callbacks() -> bool:
     from sklearn.callback import CallbackSupportMixin, ScoringMonitor
