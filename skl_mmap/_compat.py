@@ -592,7 +592,8 @@ def is_handing_scorer(scorer: Any) -> bool:
     _VALIDATION,
     "tasks of scikit-learn",
     "layouts='auto' leaves X as it is in some tasks of cross-validation, searches and "
-    "ensembles, and stacking ensembles in them are fitted by one worker each",
+    "ensembles, stacking ensembles in them are fitted by one worker each, and "
+    "Memmapped(share_prefix=True) has no effect",
 )
 def _has_tasks() -> bool:
     return all(
@@ -673,7 +674,7 @@ def _callbacks_of(estimator: Any) -> list[Any]:
     "sklearn.callback",
     "callbacks of scikit-learn",
     "callbacks cannot be seen, so that Memmapped(single_fits='worker') leaves the best "
-    "estimator of a search to the parent",
+    "estimator of a search to the parent, and tasks keep their rows and their steps",
 )
 def _has_callbacks() -> bool:
     from sklearn.callback import CallbackSupportMixin, ScoringMonitor

@@ -181,7 +181,7 @@ TESTED_PARTS = {
         "backend": "parts pool task",
     },
     "tasks are rewritten, which is looked at without workers": {
-        "estimators": "arranging",
+        "estimators": "arranging shared_prefix",
     },
     "sizes are made small, or the kernel is made to refuse": {
         "backend": "forking",

@@ -95,7 +95,6 @@ class Arranger(TaskRewriter):
 
     def see_folds(self, X: Any, y: Any, splits: Splits) -> None:
         self.release()
-        self._permutation = self._places = None
         reason = self._find_refusal(X, splits)
         if reason is None:
             reason = self._find_order(X, splits)
@@ -248,6 +247,8 @@ class Arranger(TaskRewriter):
 
     def release(self) -> None:
         self._arranged.clear()
+        # Later calls, of the refit for example, have other folds, or tell of theirs.
+        self._permutation = self._places = None
 
 
 def _is_mapped(X: Any) -> bool:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from joblib import parallel_config
+from joblib import effective_n_jobs, parallel_config
 from sklearn import get_config
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
@@ -160,6 +160,7 @@ class PrefixSharer(TaskRewriter):
         self._make_backend = make_backend
         self._folds: list[_Fold] = []
         self._splits: Splits = []
+        self._is_used = False
         self._rows: npt.NDArray[np.intp] = np.arange(0)
 
     def see_folds(self, X: Any, y: Any, splits: Splits) -> None:
@@ -171,12 +172,14 @@ class PrefixSharer(TaskRewriter):
             return
         n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
         self._folds, self._splits, self._rows = folds, splits, np.arange(n_rows)
+
+    def _note_sharing(self) -> None:
         steps = self._search.estimator.steps[: self._n_steps]
         first = ", ".join(name for name, _ in steps)
-        size = format_bytes(sum(fold.n_bytes for fold in folds))
+        size = format_bytes(sum(fold.n_bytes for fold in self._folds))
         note(
             f"the first steps of the pipeline ({first}) were fitted once for each of "
-            f"{len(folds)} folds, and all candidates share what they have made of them "
+            f"{len(self._folds)} folds, and all candidates share what they have made "
             f"({size})"
         )
 
@@ -198,7 +201,12 @@ class PrefixSharer(TaskRewriter):
         return folds
 
     def _run(self, tasks: list[Any]) -> list[Any]:
-        done: list[Any] = Parallel(n_jobs=self._search.n_jobs, batch_size=1)(tasks)
+        # First steps need more memory than what comes after them, and there are fewer
+        # of them now: half of the workers are enough.
+        n_jobs = self._search.n_jobs
+        at_once = max(effective_n_jobs(n_jobs) // 2, 1)
+        parallel = Parallel(n_jobs=n_jobs, pre_dispatch=at_once, batch_size=1)
+        done: list[Any] = parallel(tasks)
         return done
 
     def _task(self, X: Any, y: Any, fold: int, splits: Splits) -> Any:
@@ -218,6 +226,9 @@ class PrefixSharer(TaskRewriter):
         fold = self._find_fold(kwargs.get(_TRAIN), kwargs.get(_TEST))
         if fold is None or not is_handing_scorer(kwargs[_SCORER]):
             return item
+        if not self._is_used:
+            self._is_used = True
+            self._note_sharing()
         estimator, _, y = args
         label = label_fold(name_estimator(estimator), fold, len(self._folds))
         shared = self._folds[fold]
@@ -233,7 +244,9 @@ class PrefixSharer(TaskRewriter):
         return None
 
     def release(self) -> None:
-        self._folds, self._splits = [], []
+        if self._folds and not self._is_used:
+            note_refusal("the tasks of the search are not as they are known")
+        self._folds, self._splits, self._is_used = [], [], False
 
 
 def note_refusal(reason: str) -> None:

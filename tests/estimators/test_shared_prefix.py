@@ -35,6 +35,7 @@ from sklearn.preprocessing import (
 )
 
 from skl_mmap import Memmapped
+from skl_mmap.estimators import _shared_prefix
 from skl_mmap.exceptions import InvalidParameterError
 from skl_mmap.monitor import listen, unlisten
 from tests.backend.common import SegmentWatch, recorded
@@ -341,6 +342,17 @@ class TestRefusals:
         monkeypatch.setattr(has_room, lambda *_: False)
         _, notes = fit(make_search(), X, y)
         assert "there is no room for all transformed folds" in notes
+
+    def test_tasks_that_are_not_known_fit_all_steps(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        X, y = make_data()
+        monkeypatch.setattr(_shared_prefix, "is_fitting_task", lambda _: False)
+        model, notes = fit(make_search(), X, y)
+        assert "not as they are known" in notes
+        assert SHARED not in notes
+        expected, _ = fit(make_search(), X, y, share_prefix=False)
+        assert_same_search(model.estimator_, expected.estimator_)
 
     def test_metadata_routing_is_left_alone(self) -> None:
         X, y = make_data()
