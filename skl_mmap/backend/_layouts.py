@@ -33,6 +33,8 @@ _OWN_TASKS = frozenset(
     {
         ("skl_mmap.estimators._flat_list", "fit_rows"),
         ("skl_mmap.estimators._flat_list", "predict_fold"),
+        ("skl_mmap.estimators._flat_list", "try_fit_rows"),
+        ("skl_mmap.estimators._flat_list", "try_predict_fold"),
         ("skl_mmap.estimators._single_fits", "fit_alone"),
     }
 )
