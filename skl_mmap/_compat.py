@@ -192,6 +192,11 @@ def _has_batches() -> bool:
     return tasks_of(batch) == [(len, ((),), {})] and with_tasks(batch, other)() == [2]
 
 
+def can_see_tasks() -> bool:
+    """Return whether `tasks_of` knows the batches of joblib."""
+    return _works(_has_batches)
+
+
 def waiting_batches(parallel: Any) -> list[Any]:
     """Return the batches that joblib has ready, and has not sent yet."""
     ready = getattr(parallel, "_ready_batches", None)

@@ -105,6 +105,12 @@ def rename_stacking(monkeypatch: Patch) -> None:
     monkeypatch.setattr(validation, "_fit_and_predict", fit_and_predict)
 
 
+def rename_fits(monkeypatch: Patch) -> None:
+    from sklearn import calibration
+
+    monkeypatch.setattr(calibration, "_fit_classifier_calibrator_pair", fit_and_predict)
+
+
 def remove_safe_indexing(monkeypatch: Patch) -> None:
     monkeypatch.delattr(sklearn.utils, "_safe_indexing")
 
@@ -146,6 +152,7 @@ CASES: dict[str, tuple[Callable[[Patch], None], set[str]]] = {
     "tasks of scikit-learn": (rename_tasks, set()),
     "scorers of scikit-learn": (hiding("_MultimetricScorer"), set()),
     "tasks of stacking": (rename_stacking, {"tasks of scikit-learn"}),
+    "tasks that fit stacks": (rename_fits, set()),
     "callbacks of scikit-learn": (hiding("_skl_callbacks"), set()),
     "rows of other containers": (remove_safe_indexing, {"names in stacks"}),
     "names in stacks": (hiding("_make_indexable"), set()),
@@ -340,6 +347,18 @@ class TestScikitLearn:
         model = skl_mmap.Memmapped(stack, n_jobs=2, min_bytes=1).fit(X, Y)
         np.testing.assert_array_equal(model.predict(X), expected)
         assert any("is not known well enough" in note for note in model.report_.notes)
+
+    @pytest.mark.parametrize("name", ["batches", "tasks of scikit-learn"])
+    def test_without_its_tasks_stacks_are_in_one(
+        self, name: str, without: Without
+    ) -> None:
+        stack = StackingRegressor([("a", Ridge()), ("b", LinearRegression())], cv=3)
+        search = GridSearchCV(stack, {"a__alpha": [0.1, 1.0]}, cv=3)
+        expected = search.fit(X, Y).cv_results_["mean_test_score"]
+        without(name)
+        model = skl_mmap.Memmapped(search, n_jobs=2, min_bytes=1).fit(X, Y)
+        found = model.cv_results_["mean_test_score"]
+        np.testing.assert_array_equal(found, expected)
 
     def test_without_its_callbacks_searches_refit_here(self, without: Without) -> None:
         search = GridSearchCV(Ridge(), {"alpha": [0.1, 1.0]}, cv=3)

@@ -15,7 +15,7 @@ from skl_mmap._compat import is_fit_on_rows
 from skl_mmap.estimators import _flat_list
 from skl_mmap.estimators._flat_list import WEIGHTS
 from skl_mmap.estimators._rows import Rows
-from skl_mmap.estimators._stacking import is_stacking
+from skl_mmap.estimators._stacking import find_stacks, is_stacking
 
 # A task is what joblib calls one: (function, args, kwargs).
 Item = Any
@@ -74,6 +74,14 @@ def read_fit_task(item: Item) -> FitTask | None:
     train = arguments.get(_TRAIN)
     rows = train if train is None or isinstance(train, Rows) else Rows(train)
     return FitTask(item, estimator, arguments["X"], arguments["y"], rows, fit_params)
+
+
+def find_hidden_stack(item: Item) -> str:
+    """Return the class of the estimator of a task, if an ensemble is a part of it."""
+    estimator = (_bind(item) or {}).get("estimator")
+    if is_stacking(estimator) or not find_stacks(estimator):
+        return ""
+    return type(estimator).__name__
 
 
 def train_set_of(item: Item) -> Any:

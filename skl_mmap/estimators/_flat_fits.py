@@ -28,10 +28,10 @@ from joblib import parallel_config
 from joblib.parallel import get_active_backend
 from sklearn.ensemble import StackingClassifier, StackingRegressor
 
-from skl_mmap._compat import has_callbacks
+from skl_mmap._compat import can_see_tasks, has_callbacks
 from skl_mmap.estimators._prepared import named_as
 from skl_mmap.estimators._single_fits import NO_LAST_FIT, note_refusal
-from skl_mmap.estimators._stacking import fit_stacking, is_stacking, plain_class
+from skl_mmap.estimators._stacking import find_stacks, fit_stacking, plain_class
 from skl_mmap.estimators._waves import OWN_WAY, WaveBackend
 from skl_mmap.memory import Placement
 from skl_mmap.monitor import note
@@ -65,19 +65,6 @@ def is_nested() -> bool:
     """Tell if this is a task of some other parallel call already."""
     backend, _ = get_active_backend()
     return bool(backend.nesting_level)
-
-
-def find_stacks(estimator: Any) -> list[Any]:
-    """Return the stacking ensembles in an estimator, and itself if it is one."""
-    parts = {id(part): part for part in (estimator, *_parameters(estimator))}
-    return [part for part in parts.values() if is_stacking(part)]
-
-
-def _parameters(estimator: Any) -> list[Any]:
-    try:
-        return list(estimator.get_params(deep=True).values())
-    except Exception:  # noqa: BLE001 - its own fit says what is wrong with it
-        return []
 
 
 @contextlib.contextmanager
@@ -123,7 +110,7 @@ def _may_be_in_tasks(estimator: Any, stacks: list[Any]) -> bool:
     if has_callbacks(estimator) is not False:
         note(f"{OWN_WAY}: there are callbacks, which have to be called where it is")
         return False
-    return True
+    return can_see_tasks()
 
 
 class _Flat:

@@ -34,7 +34,7 @@ from skl_mmap._units import parse_bytes
 from skl_mmap.containers import count_bytes
 from skl_mmap.estimators._arranging import Arranger, note_unarranged
 from skl_mmap.estimators._fit_inputs import read_arguments
-from skl_mmap.estimators._flat_fits import find_stacks, fitting_flat, is_nested
+from skl_mmap.estimators._flat_fits import fitting_flat, is_nested
 from skl_mmap.estimators._interception import RewritingBackend, rewriting_tasks
 from skl_mmap.estimators._shared_prefix import PrefixSharer, find_prefix
 from skl_mmap.estimators._shared_prefix import note_refusal as note_no_prefix
@@ -44,7 +44,7 @@ from skl_mmap.estimators._single_fits import (
     note_refusal,
     refitting_in_worker,
 )
-from skl_mmap.estimators._stacking import is_stacking
+from skl_mmap.estimators._stacking import find_stacks, is_stacking
 from skl_mmap.exceptions import CopyError, CopyWarning, InvalidParameterError
 from skl_mmap.memory import Placement
 from skl_mmap.report import MemoryReport, measure
@@ -142,9 +142,16 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
 
     A ``StackingClassifier`` or ``StackingRegressor`` is fitted as one flat list of
     tasks: every fit of a base estimator, on all rows or on a fold, is one of them.
-    scikit-learn runs one task for all folds of an estimator. Where that is not safe
-    (``cv="prefit"``, metadata routing, several outputs), scikit-learn's own `fit` is
-    used, and the report says so.
+    scikit-learn runs one task for all folds of an estimator. So it is where the
+    ensemble is the last step of a pipeline, a part of a voting or another stacking
+    ensemble, or the estimator of a search, a calibration or a multi-output regressor;
+    rows of folds of folds are rows of X. Candidates of a search share base estimators
+    that are fitted to the same model: those of scikit-learn that have the same
+    parameters, and take no random numbers or those of a seed. In ``cv_results_``, the
+    time of a fit is then that of all its parts, shared ones included, as if they had
+    run one after the other. Where that is not safe (``cv="prefit"``, metadata routing,
+    several outputs, callbacks, splitters of others in a search), and for an ensemble in
+    a pipeline under search, scikit-learn's own `fit` is used, and the report says so.
 
     With ``row_order="any"``, searches, stacking ensembles and scikit-learn's other
     estimators with folds and workers need no `arrange`. Train and test sets have the

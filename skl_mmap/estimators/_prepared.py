@@ -139,6 +139,12 @@ class _Prepared:
         stacking: Any = self
         return _rebuild, (self.plain, stacking.__getstate__())
 
+    @property
+    def get_params(self) -> Any:
+        # So that nobody looks for the layout that its base estimators would convert X
+        # to: they are fitted, and a probe would use up what is ready.
+        raise AttributeError("an ensemble that is prepared has no parameters")
+
     def set_params(self, **params: Any) -> Any:
         """Leave them as they are: what it has was made with them."""
         return self

@@ -52,6 +52,19 @@ def is_stacking(estimator: Any) -> bool:
     )
 
 
+def find_stacks(estimator: Any) -> list[Any]:
+    """Return the stacking ensembles in an estimator, and itself if it is one."""
+    parts = {id(part): part for part in (estimator, *_parameters(estimator))}
+    return [part for part in parts.values() if is_stacking(part)]
+
+
+def _parameters(estimator: Any) -> list[Any]:
+    try:
+        return list(estimator.get_params(deep=True).values())
+    except Exception:  # noqa: BLE001 - its own fit says what is wrong with it
+        return []
+
+
 def plain_class(stacking: Any) -> Any:
     """Return scikit-learn's class of an ensemble."""
     return next(kind for kind in _STACKS if isinstance(stacking, kind))

@@ -36,6 +36,7 @@ from skl_mmap.backend import Options, compact_item
 from skl_mmap.estimators._fit_tasks import (
     FitTask,
     Item,
+    find_hidden_stack,
     read_fit_task,
     train_set_of,
     with_train_set,
@@ -120,10 +121,7 @@ class WaveBackend(ParallelBackendBase):  # type: ignore[misc]
         callback: Callable[[Any], None] | None = None,
     ) -> Any:
         """Keep a batch of tasks."""
-        items = tasks_of(func)
-        if items is None:
-            items = [(func, (), {})]
-        collected = _Collected(items)
+        collected = _Collected(tasks_of(func) or [])
         self._collected.append(collected)
         if callback is not None:
             callback(collected)  # joblib counts the tasks that it need not wait for
@@ -143,6 +141,8 @@ class WaveBackend(ParallelBackendBase):  # type: ignore[misc]
 
     def _run(self, items: list[Item], timeout: float | None) -> list[Any]:
         with parallel_config(self._backend, n_jobs=self._n_jobs):
+            for name in {*map(find_hidden_stack, items)} - {""}:
+                note(f"{OWN_WAY}: it is a part of a {name}, which one worker fits")
             options = {"verbose": self.parallel.verbose, "timeout": timeout}
             if not any(_has_stack(item) for item in items):
                 return list(
