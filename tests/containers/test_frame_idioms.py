@@ -123,6 +123,17 @@ def test_drop_leaves_what_pandas_leaves(data: st.DataObject) -> None:
     assert_same(shared, plain)
 
 
+def test_drop_refuses_what_pandas_refuses() -> None:
+    shared = share(make_numbers())
+    with pytest.raises(ValueError, match="Cannot specify both 'labels'"):
+        shared.drop([1], columns=["a"])
+    with pytest.raises(ValueError, match="Cannot specify both 'labels'"):
+        shared.drop([1], index=[2])
+    with pytest.raises(KeyError, match="not found in axis"):
+        shared.drop(index=[3, 20_000])
+    assert len(shared.drop(index=[3, 20_000], errors="ignore")) == 19_999
+
+
 @strategies.examples(30)
 @given(data=st.data())
 def test_copies_and_views_are_pandas_and_independent(data: st.DataObject) -> None:
