@@ -42,6 +42,8 @@ class FitTask(NamedTuple):
         Those that it is fitted on; None for all.
     fit_params : dict
         Further arguments of `fit`, for all rows.
+    uses_train_set : bool
+        Whether it uses the train set for more than the fit.
     """
 
     item: Item
@@ -50,6 +52,7 @@ class FitTask(NamedTuple):
     y: Any
     rows: Rows | None
     fit_params: dict[str, Any]
+    uses_train_set: bool
 
     def with_estimator(self, estimator: Any) -> Item:
         """Return the task with another estimator in place of its own."""
@@ -73,7 +76,10 @@ def read_fit_task(item: Item) -> FitTask | None:
         fit_params[WEIGHTS] = arguments[WEIGHTS]  # of one output of several
     train = arguments.get(_TRAIN)
     rows = train if train is None or isinstance(train, Rows) else Rows(train)
-    return FitTask(item, estimator, arguments["X"], arguments["y"], rows, fit_params)
+    return FitTask(
+        *(item, estimator, arguments["X"], arguments["y"], rows, fit_params),
+        uses_train_set=bool(arguments.get("return_train_score")),
+    )
 
 
 def find_hidden_stack(item: Item) -> str:

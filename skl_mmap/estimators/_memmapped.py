@@ -150,8 +150,9 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     parameters, and take no random numbers or those of a seed. In ``cv_results_``, the
     time of a fit is then that of all its parts, shared ones included, as if they had
     run one after the other. Where that is not safe (``cv="prefit"``, metadata routing,
-    several outputs, callbacks, splitters of others in a search), and for an ensemble in
-    a pipeline under search, scikit-learn's own `fit` is used, and the report says so.
+    several outputs, callbacks; in a search, splitters of others and train scores), and
+    for an ensemble in a pipeline under search, scikit-learn's own `fit` is used, and
+    the report says so.
 
     With ``row_order="any"``, searches, stacking ensembles and scikit-learn's other
     estimators with folds and workers need no `arrange`. Train and test sets have the

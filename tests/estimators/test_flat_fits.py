@@ -123,7 +123,6 @@ CLASSIFIERS: dict[str, tuple[Make, int]] = {
             {"final_estimator__max_depth": [1, 2]},
             scoring=["accuracy", "neg_log_loss"],
             refit="accuracy",
-            return_train_score=True,
             cv=StratifiedKFold(2, shuffle=True, random_state=0),
         ),
         22,
@@ -468,6 +467,16 @@ def test_parts_of_what_is_searched_are_left_to_scikit_learn() -> None:
     found, notes, n_tasks = fit_with_notes(model, X, y)
     assert n_tasks == 2 + 6, "the refit is here, and flat"
     assert ["part of a Pipeline" in text for text in notes] == [True]
+    expected = clone(model).fit(X, y)
+    assert_equal_state(without_times(found.estimator_), without_times(expected))
+
+
+def test_train_scores_are_left_to_scikit_learn() -> None:
+    X, y, _ = make_data()
+    model = search(make_regressor(), {}, return_train_score=True)
+    found, notes, n_tasks = fit_with_notes(model, X, y)
+    assert n_tasks == 2 + 6, "the refit is here, and flat"
+    assert ["train scores" in text for text in notes] == [True]
     expected = clone(model).fit(X, y)
     assert_equal_state(without_times(found.estimator_), without_times(expected))
 
