@@ -18,6 +18,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 from sklearn.ensemble import (
     HistGradientBoostingRegressor,
     RandomForestRegressor,
@@ -32,6 +33,8 @@ from sklearn.model_selection import (
     cross_val_score,
 )
 from sklearn.neighbors import KNeighborsRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import skl_mmap
 from skl_mmap.cli import make_parser
@@ -51,15 +54,18 @@ GIVEN = {
     "KFold": KFold,
     "KNeighborsRegressor": KNeighborsRegressor,
     "Lasso": Lasso,
+    "PCA": PCA,
     # Ten trees take as long as all the rest.
     "RandomForestRegressor": functools.partial(RandomForestRegressor, n_estimators=3),
     "Ridge": Ridge,
     "SGDRegressor": SGDRegressor,
     "StackingRegressor": StackingRegressor,
+    "StandardScaler": StandardScaler,
     "StratifiedKFold": StratifiedKFold,
     "cross_val_predict": cross_val_predict,
     "cross_val_score": cross_val_score,
     "est": Ridge(),
+    "make_pipeline": make_pipeline,
     "grid": {"alpha": [0.1, 1.0]},
     "pytest": pytest,
 }
