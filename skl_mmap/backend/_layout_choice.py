@@ -354,7 +354,9 @@ def _find_conversion(call: _Call) -> tuple[Conversion, bool] | None:
     if layout is None or not (call.is_array or layout.order == "C"):
         return None
     order = layout.order if call.is_array else "F"  # of columns: row by row
-    conversion = Conversion(np.dtype(layout.dtype), order, is_optional=True)
+    conversion = Conversion(
+        np.dtype(layout.dtype), order, is_optional=True, needs_finite=not call.is_array
+    )
     if not conversion.is_needed_for(call.numbers):
         return None
     if call.kind.only_fits:

@@ -18,7 +18,7 @@ _CHUNK_BYTES = 4 << 20
 
 
 class LossyConversionError(Exception):
-    """Some number is too large for the other dtype; its argument says so."""
+    """Some number cannot be in the other layout; its argument says why."""
 
 
 class Conversion(NamedTuple):
@@ -33,11 +33,16 @@ class Conversion(NamedTuple):
     is_optional : bool
         Whether it only saves others work, so that it must not cost what they need:
         it is made in memory or not at all, and dropped when room is wanted.
+    needs_finite : bool
+        Whether all numbers, and their sum, have to be finite. If the sum is not,
+        scikit-learn looks at each number, and cannot do so in what pandas 3 hands out
+        of a frame that is stored row by row: it is read-only.
     """
 
     dtype: np.dtype[Any] | None = None
     order: str | None = None
     is_optional: bool = False
+    needs_finite: bool = False
 
     def is_needed_for(self, array: npt.NDArray[Any]) -> bool:
         """Return whether the array has another layout."""
@@ -86,7 +91,17 @@ def iterate_converted(
             converted = np.ascontiguousarray(part, dtype=dtype)
         if dtype != array.dtype and _has_overflown(part, converted):
             raise LossyConversionError(f"it has numbers too large for {dtype}")
+        if conversion.needs_finite and not _has_finite_sum(converted, array.size):
+            raise LossyConversionError("it has numbers that are missing or too large")
         yield converted
+
+
+def _has_finite_sum(part: npt.NDArray[Any], n_items: int) -> bool:
+    """Return whether so many numbers like these have a sum, in their own dtype."""
+    if part.dtype.kind != "f":
+        return True
+    largest = max(float(part.max()), -float(part.min()))  # NaN if one of them is
+    return largest * n_items < float(np.finfo(part.dtype).max)
 
 
 def _has_overflown(part: npt.NDArray[Any], converted: npt.NDArray[Any]) -> bool:

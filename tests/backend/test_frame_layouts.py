@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.model_selection import KFold, cross_val_predict, cross_validate
 
 import skl_mmap
@@ -117,6 +118,50 @@ def test_a_frame_differs_only_in_how_its_numbers_are_stored(
         assert found[2] == given[2]
     else:
         assert all(f"{dtype} C" in text for text in found[2])
+
+
+def score_zero(_estimator: Any, _X: Any, _y: Any) -> float:
+    return 0.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [(KINDS[0], np.nan), (KINDS[1], -np.inf), (KINDS[2], np.nan), (KINDS[0], 1e35)],
+)
+def test_a_frame_without_a_finite_sum_stays_as_it_is(
+    kind: str, number: float, wanted: Callable[[Layout], None]
+) -> None:
+    X = make_frame(kind)
+    X.iloc[500, 3] = number
+    given = describe(X.take(np.arange(5)))[0]
+    wanted(Layout("float32", "C"))
+    with skl_mmap.measure() as report, use_mmap():
+        fits = cross_validate(
+            *(Witness(), X, np.zeros(len(X))),
+            cv=3,
+            scoring=score_zero,
+            return_estimator=True,
+        )
+    assert {fit.fitted_on_[0] for fit in fits["estimator"]} == {given}
+    assert any("missing or too large" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        HistGradientBoostingRegressor(max_iter=2, early_stopping=False),
+        RandomForestRegressor(n_estimators=2, random_state=0),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_a_frame_with_missing_numbers_is_fitted_as_with_loky(model: Any) -> None:
+    X = make_frame("column by column")
+    X = X.mask(np.random.default_rng(0).random(X.shape) < 0.1)
+    y = X.sum(axis=1)
+    expected = cross_validate(model, X, y, cv=3)["test_score"]
+    with use_mmap():
+        scores = cross_validate(model, X, y, cv=3)["test_score"]
+    np.testing.assert_array_equal(scores, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
