@@ -105,12 +105,6 @@ def rename_stacking(monkeypatch: Patch) -> None:
     monkeypatch.setattr(validation, "_fit_and_predict", fit_and_predict)
 
 
-def rename_fits(monkeypatch: Patch) -> None:
-    from sklearn import calibration
-
-    monkeypatch.setattr(calibration, "_fit_classifier_calibrator_pair", fit_and_predict)
-
-
 def remove_safe_indexing(monkeypatch: Patch) -> None:
     monkeypatch.delattr(sklearn.utils, "_safe_indexing")
 
@@ -152,7 +146,6 @@ CASES: dict[str, tuple[Callable[[Patch], None], set[str]]] = {
     "tasks of scikit-learn": (rename_tasks, set()),
     "scorers of scikit-learn": (hiding("_MultimetricScorer"), set()),
     "tasks of stacking": (rename_stacking, {"tasks of scikit-learn"}),
-    "tasks that fit stacks": (rename_fits, set()),
     "callbacks of scikit-learn": (hiding("_skl_callbacks"), set()),
     "rows of other containers": (remove_safe_indexing, {"names in stacks"}),
     "names in stacks": (hiding("_make_indexable"), set()),

@@ -348,7 +348,10 @@ def _find_conversion(call: _Call) -> tuple[Conversion, bool] | None:
     And whether only the train set may be given in it.
     """
     estimator = _estimator_of(call)
-    if estimator is None or _compat.has_callbacks(estimator) is not False:
+    # Who has no parameters may be anything: an ensemble whose parts are fitted, say.
+    if not hasattr(estimator, "get_params"):
+        return None
+    if _compat.has_callbacks(estimator) is not False:
         return None
     layout = _find_layout(call, estimator)
     if layout is None or not (call.is_array or layout.order == "C"):

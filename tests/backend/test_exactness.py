@@ -358,7 +358,7 @@ def test_identical_to_loky_with_default_min_bytes(order: Any, dtype: str) -> Non
     with joblib.parallel_config(backend="mmap", n_jobs=2), recorded() as records:
         actual = run()
     mapped_bytes = sum(record.mapped_bytes for record in records)
-    assert (mapped_bytes > 0.5 * X.nbytes) == (order == "C")
+    assert mapped_bytes > 0.5 * X.nbytes
     assert_identical(actual, expected)
 
 

@@ -57,7 +57,7 @@ def assert_as_scikit_learn(
         model = share_all(stack, **options).fit(X, y, **(params or {}))
     finally:
         unlisten(listener)
-    assert notes == [], "scikit-learn has fitted it"
+    assert not [note for note in notes if "in its own way" in note]
     expected = clone(stack).set_params(n_jobs=None).fit(X, y, **(params or {}))
     actual = model.estimator_
     assert actual.n_jobs == stack.n_jobs

@@ -176,7 +176,7 @@ def fit_with_notes(estimator: Any, *args: Any, **parameters: Any) -> Any:
 def assert_as_scikit_learn(estimator: Any, *args: Any, **parameters: Any) -> int:
     """Compare with scikit-learn alone, and return the number of tasks."""
     model, notes, n_tasks = fit_with_notes(estimator, *args, **parameters)
-    assert notes == [], "scikit-learn has fitted it"
+    assert not [note for note in notes if "in its own way" in note]
     expected = clone(estimator).fit(*args, **parameters)
     assert_equal_state(model.predict(args[0]), expected.predict(args[0]))
     assert_equal_state(without_times(model.estimator_), without_times(expected))
@@ -528,7 +528,7 @@ def test_final_estimators_are_fitted_in_workers() -> None:
     model = search(layers(), {})
     options = {"single_fits": "worker"}
     found, notes, n_tasks = fit_with_notes(model, X, y, options=options)
-    assert notes == []
+    assert not [note for note in notes if "in its own way" in note]
     # The refit's final estimator is an ensemble, whose own is one more task.
     assert n_tasks == 2 * (3 * 7 + 3 + 1) + 30 + 1
     expected = clone(model).fit(X, y)
