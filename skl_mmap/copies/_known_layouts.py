@@ -112,14 +112,30 @@ def _first_consumer(estimator: Any) -> Any:
 
 def _find_unmeasured(estimator: Any, measured: dict[str, list[Any]]) -> str | None:
     """Return a parameter that could matter and was measured with other values only."""
-    defaults = inspect.signature(type(estimator).__init__).parameters
+    defaults = _defaults_of(type(estimator))  # type: ignore[arg-type]
     for name, value in estimator.get_params(deep=False).items():
-        known = defaults[name].default if name in defaults else inspect.Parameter.empty
+        known = defaults.get(name, inspect.Parameter.empty)
         if _is_harmless(name, value) or _is_one_of(value, known):
             continue
         if not _is_one_of(value, *measured.get(name, ())):
             return f"{name}={value!r}"
     return None
+
+
+@functools.lru_cache(maxsize=64)
+def _defaults_of(class_: type[Any]) -> dict[str, Any]:
+    """Return the defaults of parameters, those of base classes included.
+
+    The classes of XGBoost hand most of theirs on to a base class.
+    """
+    return {
+        name: parameter.default
+        for base in reversed(class_.__mro__)
+        if "__init__" in vars(base)
+        for name, parameter in inspect.signature(
+            vars(base)["__init__"]
+        ).parameters.items()
+    }
 
 
 def _is_harmless(name: str, value: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import Ridge, SGDRegressor
@@ -127,6 +128,31 @@ def test_numbers_that_x_is_compared_with_have_to_be_the_default(
     imputer = SimpleImputer(missing_values=missing)
     found, _ = find_layout(imputer, X, None, order="C")
     assert (found is not None) is is_known
+
+
+class OfBase(BaseEstimator):  # type: ignore[misc]
+    def __init__(self, base_score: float | None = None) -> None:
+        self.base_score = base_score
+
+
+class HandingOn(OfBase):
+    """Takes parameters of its base class, as the classes of XGBoost do."""
+
+    def __init__(self, depth: int = 3, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.depth = depth
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        return {"depth": self.depth, "base_score": self.base_score}
+
+
+def test_defaults_of_a_base_class_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"{HandingOn.__module__}.HandingOn"
+    row = {name: {"float64 C": Layout("float32", "C")}}
+    monkeypatch.setattr(_known_layouts, "known_layouts", lambda: row)
+    assert find_layout(HandingOn(), X, X[:, 0], order="C")[0] == Layout("float32", "C")
+    other = HandingOn(base_score=[0.5])  # type: ignore[arg-type]
+    assert find_layout(other, X, X[:, 0], order="C")[0] is None
 
 
 SHIPPED = read_table(Path(_known_layouts.__file__).with_name("layouts.json"))
