@@ -435,13 +435,14 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _backend(self, is_small: bool) -> AbstractContextManager[Any]:
         """Return what sets the backend; nothing if X is small, and no jobs wanted."""
+        backend = self._make_backend()  # first: it checks the parameters
         config: dict[str, Any] = {} if self.n_jobs is None else {"n_jobs": self.n_jobs}
         if is_small and not config:
             return nullcontext()
         # In a task of another parallel call, joblib's choice for nested calls stays:
         # processes that start processes would be more than there are cores.
         if not is_nested():
-            config["backend"] = self._make_backend()
+            config["backend"] = backend
         return parallel_config(**config) if config else nullcontext()
 
     def _make_backend(self) -> RewritingBackend:

@@ -60,7 +60,7 @@ if __name__ == "__main__":
     print(name(), name(prefer="threads"), name(backend="loky"), Parallel().n_jobs)
     with parallel_config(backend="threading"):
         print(name())
-    options = getattr(Parallel()._backend, "_options", None)
+    options = getattr(Parallel()._backend, "options", None)
     print(options and options.row_order, options and options.layouts)
 """
 

@@ -83,7 +83,7 @@ def test_jobs_that_name_no_backend_run_under_mmap(
         "[0, 2, 4, 6] False",
         "MmapBackend ThreadingBackend LokyBackend 3",
         "ThreadingBackend",
-        "exact given",
+        "exact auto",
     ]
     assert "script.py x with the backend mmap" in output.err
     # Two workers have told what their tasks have cost.

@@ -36,6 +36,7 @@ from skl_mmap.memory import Placement
 
 N_SAMPLES, N_FEATURES = 6144, 24
 SHUFFLED = KFold(3, shuffle=True, random_state=0)
+STRATIFIED = StratifiedKFold(3, shuffle=True, random_state=0)
 WRITTEN = "was written once in the order of the folds"
 LEFT = "left the rows of X in their order"
 
@@ -108,10 +109,9 @@ class TestSearches:
             SHUFFLED,
             StratifiedKFold(3, shuffle=True, random_state=1),
             GroupKFold(3),
-            3,
             [*SHUFFLED.split(np.zeros(N_SAMPLES))],
         ],
-        ids=["shuffled", "stratified", "groups", "int", "list"],
+        ids=["shuffled", "stratified", "groups", "list"],
     )
     def test_train_and_test_sets_are_the_same(self, cv: Any) -> None:
         X, y = make_data()
@@ -120,10 +120,7 @@ class TestSearches:
         params["more"] = list(np.linspace(1, 2, N_SAMPLES))
         if isinstance(cv, GroupKFold):
             params["groups"] = np.random.default_rng(0).integers(0, 50, N_SAMPLES)
-        estimator: Any = Summing()
-        if cv == 3:  # that is stratified for classifiers only
-            estimator = make_classifier()
-        search = GridSearchCV(estimator, {"alpha": [1, 2]}, cv=cv, refit=False)
+        search = GridSearchCV(Summing(), {"alpha": [1, 2]}, cv=cv, refit=False)
         model = fit(search, X, classes, fit_params=params)
         expected = clone(search).fit(X, classes, **params)
         assert scores_of(model) == scores_of(expected)
@@ -185,16 +182,6 @@ class TestSearches:
         assert found.tolist() == [[9]]
 
 
-def make_classifier() -> Any:
-    class Classifier(Summing):
-        def __sklearn_tags__(self) -> Any:
-            tags = super().__sklearn_tags__()
-            tags.estimator_type = "classifier"
-            return tags
-
-    return Classifier()
-
-
 class TestOthers:
     def test_a_stack_has_the_order_of_the_caller(self) -> None:
         X, y = make_data()
@@ -213,9 +200,9 @@ class TestOthers:
     @pytest.mark.parametrize(
         "estimator",
         [
-            CalibratedClassifierCV(LogisticRegression(), cv=3),
-            CalibratedClassifierCV(LogisticRegression(), cv=3, ensemble=False),
-            RFECV(LogisticRegression(), step=40, cv=3),
+            CalibratedClassifierCV(LogisticRegression(), cv=STRATIFIED),
+            CalibratedClassifierCV(LogisticRegression(), cv=STRATIFIED, ensemble=False),
+            RFECV(LogisticRegression(), step=40, cv=STRATIFIED),
             LassoCV(alphas=3, cv=SHUFFLED),
         ],
         ids=["calibrated", "calibrated together", "rfecv", "lasso"],

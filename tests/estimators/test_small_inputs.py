@@ -51,18 +51,18 @@ def test_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Memmapped(Spying()).fit(X)
     assert spy.n_children_ == n_children
     assert spy.pids_ == [os.getpid()] * 4
-    assert spy.backend_ != "MmapBackend"
+    assert spy.backend_ != "RewritingBackend"
 
 
 def test_large_inputs_are_measured_and_run_under_the_backend() -> None:
     X, _, _ = make_data()
     n_children = count_children()
     model = Memmapped(Spying(), min_bytes=X.nbytes).fit(X)
-    assert model.backend_ == "MmapBackend"
+    assert model.backend_ == "RewritingBackend"
     assert model.n_children_ == n_children + 1, "the sampler"
     assert model.report_ is not None
     model = Memmapped(Spying(), min_bytes=X.nbytes + 1).fit(X)
-    assert model.backend_ != "MmapBackend"
+    assert model.backend_ != "RewritingBackend"
     assert model.report_ is None
 
 
@@ -70,7 +70,7 @@ def test_large_inputs_are_measured_and_run_under_the_backend() -> None:
 def test_jobs_that_were_asked_for_are_used_all_the_same(min_bytes: Any) -> None:
     X, _, _ = make_data()
     model = Memmapped(Spying(), n_jobs=2, min_bytes=min_bytes).fit(X)
-    assert model.backend_ == "MmapBackend"
+    assert model.backend_ == "RewritingBackend"
     assert model.n_jobs_ == 2
     assert os.getpid() not in model.pids_
     assert model.report_ is None
@@ -80,7 +80,7 @@ def test_none_shares_nothing_however_large_it_is() -> None:
     X = np.zeros((300_000, 2))
     model = Memmapped(Spying(), min_bytes=None).fit(X)
     assert model.report_ is None
-    assert model.backend_ != "MmapBackend"
+    assert model.backend_ != "RewritingBackend"
 
 
 def test_jobs_set_outside_are_used() -> None:
@@ -88,7 +88,7 @@ def test_jobs_set_outside_are_used() -> None:
     with joblib.parallel_config(n_jobs=2):
         model = Memmapped(Spying(), min_bytes=1, check="off").fit(X)
     assert model.n_jobs_ == 2
-    assert model.backend_ == "MmapBackend"
+    assert model.backend_ == "RewritingBackend"
     assert os.getpid() not in model.pids_
 
 
