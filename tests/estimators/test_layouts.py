@@ -40,7 +40,6 @@ def test_a_stack_is_the_same_with_converted_layouts(
     np.testing.assert_array_equal(model.predict(X), expected)
     notes = "\n".join(model.report_.notes)
     assert "DecisionTreeRegressor was given X as float32" in notes
-    assert "Ridge was given X as it is" in notes
 
 
 def test_other_words_are_an_error() -> None:
