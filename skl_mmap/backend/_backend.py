@@ -173,8 +173,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self._files = FilePool.for_call(options.min_bytes)
         self._watch = self._choice = None
         if options.layouts == "auto" and options.min_bytes is not None:
-            n_jobs = 1 if self.parallel is None else self.parallel.n_jobs
-            self._choice = LayoutChoice(n_jobs, options.min_bytes)
+            self._choice = LayoutChoice(self._n_workers, options.min_bytes)
         if is_measuring() and self.parallel is not None:
             self._watch = CallWatch(
                 self.parallel.n_jobs, options, self.inner_max_num_threads, self.owner

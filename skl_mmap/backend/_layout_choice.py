@@ -27,11 +27,9 @@ from skl_mmap.backend._layouts import InLayout, count_rows, runs_of, why_not_by_
 from skl_mmap.containers import container_of
 from skl_mmap.memory import (
     Conversion,
-    Settings,
     SharedArray,
     Stack,
-    describe_memmap,
-    find_mapping,
+    is_shared_already,
     stored_order,
 )
 from skl_mmap.monitor import note
@@ -183,7 +181,7 @@ class LayoutChoice:
             return True
         cost_bytes = layout.n_bytes
         is_needed = known.is_given or layout.needs_given
-        if not is_needed and not _is_shared(layout.numbers):
+        if not is_needed and not is_shared_already(layout.numbers):
             cost_bytes -= layout.numbers.nbytes  # which nobody shares then
         saved = [max(wish.saved_bytes for wish in of_batch) for of_batch in group]
         if cost_bytes < sum(sorted(saved)[-self._n_jobs :]):
@@ -201,7 +199,8 @@ class LayoutChoice:
         call = self._see(item)
         if call is None:
             return None
-        found = _find_conversion(call) or _find_order(call)
+        estimator = _estimator_of(call)
+        found = _find_conversion(call, estimator) or _find_order(call)
         known = self._known[id(call.X)]
         if found is None:
             known.is_given = True
@@ -217,7 +216,7 @@ class LayoutChoice:
         n_rows = call.X.shape[0]
         n_fitted = n_rows if call.train is None else count_rows(call.train)
         saved_bytes = layout.n_bytes * n_fitted / n_rows
-        return _Wish(layout, type(_estimator_of(call)).__name__, saved_bytes)
+        return _Wish(layout, type(estimator).__name__, saved_bytes)
 
     def _see(self, item: Any) -> _Call | None:
         """Return a task, if it does no more with X than to hand it to an estimator."""
@@ -279,14 +278,6 @@ class LayoutChoice:
         return known
 
 
-def _is_shared(numbers: Any) -> bool:
-    """Return whether an array is in shared memory, or a file, already."""
-    if not isinstance(numbers, np.ndarray):
-        return False
-    is_mapped = find_mapping(numbers) is not None
-    return is_mapped or describe_memmap(numbers, Settings()) is not None
-
-
 def _name_of(function: Any) -> tuple[str, str]:
     return getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
 
@@ -342,12 +333,11 @@ def _find_order(call: _Call) -> tuple[Conversion, bool] | None:
     return (conversion, False) if conversion.is_needed_for(call.X) else None
 
 
-def _find_conversion(call: _Call) -> tuple[Conversion, bool] | None:
+def _find_conversion(call: _Call, estimator: Any) -> tuple[Conversion, bool] | None:
     """Return the layout that the estimator of a task wants.
 
     And whether only the train set may be given in it.
     """
-    estimator = _estimator_of(call)
     # Who has no parameters may be anything: an ensemble whose parts are fitted, say.
     if not hasattr(estimator, "get_params"):
         return None
@@ -388,13 +378,8 @@ def _find_layout(call: _Call, estimator: Any) -> Layout | None:
         return None
     # Columns of X have another order than X: then only the dtype may be another.
     orders = ("F", "C") if is_bagging else (call.order,)
-    numbers = call.numbers if isinstance(call.numbers, np.ndarray) else None
-    like = call.numbers.parts[0].T if numbers is None else numbers
-    if not call.is_array and numbers is not None:
-        like = numbers.T
-    y = call.arguments.get("y")
     layouts = {
-        order: find_layout(estimator, like, y, order=order)[0] for order in orders
+        order: find_layout(estimator, call.numbers, order=order)[0] for order in orders
     }
     is_only_dtype = all(
         layout is not None and layout.order == ("C" if order == "C" else "F")
@@ -413,9 +398,10 @@ def _hands_on(estimator: Any) -> bool:
 
     It may have the order of X then, which others see.
     """
+    from skl_mmap.copies import used_steps
+
     while hasattr(estimator, "steps"):
-        steps = [step for _, step in estimator.steps]
-        used = [step for step in steps if step not in (None, "passthrough")]
+        used = used_steps(estimator)
         if len(used) != 1:
             return True
         (estimator,) = used

@@ -1,7 +1,7 @@
 """How often estimators copy X, where, why, and what helps."""
 
 from skl_mmap.copies._check import assert_no_copy, check_copies
-from skl_mmap.copies._known_layouts import find_layout
+from skl_mmap.copies._known_layouts import find_layout, used_steps
 from skl_mmap.copies._numpy_memory import (
     NumpyHook,
     find_site,
@@ -35,4 +35,5 @@ __all__ = [
     "find_site",
     "is_hookable",
     "read_stack",
+    "used_steps",
 ]

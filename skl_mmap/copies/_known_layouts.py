@@ -48,7 +48,6 @@ _DISTRIBUTIONS = {
 def find_layout(
     estimator: Any,
     X: Any,
-    y: Any,  # noqa: ARG001 - no row of the table depends on it
     *,
     order: str,
 ) -> tuple[Layout | None, str]:
@@ -60,8 +59,6 @@ def find_layout(
         Not fitted. Of a pipeline, its first step is looked at.
     X : ndarray or DataFrame of shape (n_samples, n_features)
         The data; only its dtype is looked at.
-    y : array-like of shape (n_samples,) or None
-        The target.
     order : {"C", "F", "frame"}
         The order in which the estimator would get X, or rows of it. "frame" is a frame
         of pandas with one numeric dtype, stored by columns.
@@ -104,10 +101,14 @@ def _dtype_of(X: Any) -> str:
 def _first_consumer(estimator: Any) -> Any:
     """Return the estimator that X is handed to: of a pipeline, the first step."""
     while hasattr(estimator, "steps"):
-        steps = [step for _, step in estimator.steps]
-        used = [step for step in steps if step not in (None, "passthrough")]
+        used = used_steps(estimator)
         estimator = used[0] if used else None
     return estimator
+
+
+def used_steps(pipeline: Any) -> list[Any]:
+    """Return the steps of a pipeline that do something."""
+    return [step for _, step in pipeline.steps if step not in (None, "passthrough")]
 
 
 def _find_unmeasured(estimator: Any, measured: dict[str, list[Any]]) -> str | None:

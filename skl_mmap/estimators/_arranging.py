@@ -36,8 +36,7 @@ from skl_mmap.memory import (
     Reason,
     Settings,
     SharedArray,
-    describe,
-    describe_memmap,
+    is_shared_already,
     trim_heap,
 )
 from skl_mmap.monitor import note
@@ -253,9 +252,7 @@ class Arranger(TaskRewriter):
 
 def _is_mapped(X: Any) -> bool:
     """Tell if workers could map X as it is: it is a file, or shared already."""
-    if isinstance(X, np.ndarray):
-        return describe(X) is not None or describe_memmap(X, Settings()) is not None
-    return isinstance(X, ClosedAtExit)
+    return is_shared_already(X) or isinstance(X, ClosedAtExit)
 
 
 def note_unarranged(reason: str) -> None:

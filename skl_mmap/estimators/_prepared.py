@@ -142,7 +142,7 @@ class _Prepared:
     @property
     def get_params(self) -> Any:
         # So that nobody looks for the layout that its base estimators would convert X
-        # to: they are fitted, and a probe would use up what is ready.
+        # to: they are fitted already.
         raise AttributeError("an ensemble that is prepared has no parameters")
 
     def set_params(self, **params: Any) -> Any:

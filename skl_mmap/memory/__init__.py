@@ -79,6 +79,7 @@ from skl_mmap.memory._store import Store, stored_layout
 from skl_mmap.memory._train_rows import TrainRows, with_train_rows
 from skl_mmap.memory._user_files import (
     describe_memmap,
+    is_shared_already,
     reading_in_order,
     writable_memmap_of,
 )
@@ -140,6 +141,7 @@ __all__ = [
     "index_of_runs",
     "index_runs",
     "is_constant",
+    "is_shared_already",
     "live_mappings",
     "map_array",
     "new_segment",

@@ -22,11 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from skl_mmap._linux.proc import PAGE_BYTES
-from skl_mmap.memory._accounting import counters
-from skl_mmap.memory._mapping import Mapping, as_array, geometry_of, map_plan
+from skl_mmap.memory._mapping import as_array, geometry_of
 from skl_mmap.memory._plan import (
     MAX_RUNS,
-    Cost,
     Geometry,
     Piece,
     Plan,
@@ -37,7 +35,7 @@ from skl_mmap.memory._plan import (
     plan_runs,
 )
 from skl_mmap.memory._reasons import Cause, Reason
-from skl_mmap.memory._shared_array import SharedArray, select_rows
+from skl_mmap.memory._shared_array import SharedArray, map_counted, select_rows
 from skl_mmap.memory._shortcuts import shortcut
 
 _JOINED = (SharedArray, np.ndarray)
@@ -143,7 +141,7 @@ def _select(array: npt.NDArray[Any], index: npt.NDArray[Any]) -> Any:
     geometry = geometry_of(array)
     plan = plan_rows(geometry, index)
     # numpy would put all rows into C order.
-    joined = None if plan.is_by_column else _carry_out(plan, geometry)
+    joined = None if plan.is_by_column else map_counted(plan, geometry, is_new=True)
     if joined is None:
         return None
     shape = (count_selected(index), *array.shape[1:])
@@ -200,7 +198,7 @@ def _join(arrays: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any] | None:
     plan = _plan_parts(geometries)
     if plan is None:
         return None
-    joined = _carry_out(plan, geometries[0])
+    joined = map_counted(plan, geometries[0], is_new=True)
     if joined is None:
         return None
     shape = (sum(map(len, parts)), *parts[0].shape[1:])
@@ -278,7 +276,7 @@ def copy_array(array: npt.NDArray[Any], order: Any = "K") -> npt.NDArray[Any] | 
     geometry = geometry_of(array.reshape(-1, order=own_order))
     plan = plan_runs(geometry, np.array([[0, array.size]], dtype=np.intp))
     # What is copied as a whole is the task's own copy, and none of a fold.
-    joined = _carry_out(plan, geometry) if plan.is_mapped else None
+    joined = map_counted(plan, geometry, is_new=True) if plan.is_mapped else None
     if joined is None:
         return None
     flat = as_array(joined, array.dtype, (array.size,))
@@ -332,20 +330,3 @@ def _is_same(dtype: np.dtype[Any], other: np.dtype[Any]) -> bool:
         and dtype.metadata is None
         and other.metadata is None
     )
-
-
-def _carry_out(plan: Plan, geometry: Geometry) -> Mapping | None:
-    """Map what was planned, writable in every mode, and count what it costs."""
-    if not plan.is_mapped:
-        counters.add(plan.cost)
-        return None
-    assert geometry.origin is not None
-    assert geometry.origin.segment is not None
-    settings = geometry.origin.settings._replace(mmap_mode="c")
-    joined = map_plan(geometry.origin.segment, plan, settings)
-    if joined is None or not joined.is_writable:
-        # The kernel promises no writable pages, and who reads needs none.
-        counters.add(Cost.of_copy(Reason.NO_MAPPINGS, plan.n_bytes))
-        return None
-    counters.add(plan.cost)
-    return joined

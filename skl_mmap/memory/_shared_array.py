@@ -16,7 +16,13 @@ import numpy.typing as npt
 from skl_mmap._linux.proc import PAGE_BYTES
 from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._closing import WeakMethod, close_array, close_at_exit
-from skl_mmap.memory._mapping import as_array, find_mapping, geometry_of, map_plan
+from skl_mmap.memory._mapping import (
+    Mapping,
+    as_array,
+    find_mapping,
+    geometry_of,
+    map_plan,
+)
 from skl_mmap.memory._plan import (
     Cost,
     Geometry,
@@ -171,19 +177,7 @@ def carry_out(
 
     None if nothing was planned to be mapped, or the kernel has no room for it.
     """
-    if not plan.is_mapped and not plan.cause.reason.is_counted:
-        return None  # without more ado: rows are often selected a few at a time
-    cost = plan.cost
-    joined = None
-    if plan.is_mapped and geometry.origin and geometry.origin.segment:
-        origin = geometry.origin
-        joined = map_plan(geometry.origin.segment, plan, origin.settings)
-        cost = (
-            Cost.of_copy(Reason.NO_MAPPINGS, plan.n_bytes)
-            if joined is None
-            else joined.cost
-        )
-    counters.add(cost)
+    joined = map_counted(plan, geometry)
     if joined is None:
         return None
     if plan.is_by_column:
@@ -191,3 +185,24 @@ def carry_out(
         return as_array(joined, array.dtype, shape, subtype=subtype).T
     shape = (n_rows, *array.shape[1:])
     return as_array(joined, array.dtype, shape, subtype=subtype)
+
+
+def map_counted(
+    plan: Plan, geometry: Geometry, *, is_new: bool = False
+) -> Mapping | None:
+    """Map what was planned, writable in any case if it `is_new`, and count the cost."""
+    if not plan.is_mapped and not plan.cause.reason.is_counted:
+        return None  # without more ado: rows are often selected a few at a time
+    cost, joined, origin = plan.cost, None, geometry.origin
+    if plan.is_mapped and origin and origin.segment:
+        mode = "c" if is_new else origin.settings.mmap_mode
+        settings = origin.settings._replace(mmap_mode=mode)
+        joined = map_plan(origin.segment, plan, settings)
+        if joined is not None and is_new and not joined.is_writable:
+            joined = None  # no writable pages are promised, and who reads needs none
+        if joined is None:
+            cost = Cost.of_copy(Reason.NO_MAPPINGS, plan.n_bytes)
+        else:
+            cost = joined.cost
+    counters.add(cost)
+    return joined

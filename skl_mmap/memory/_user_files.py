@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from skl_mmap._linux import calls, proc
 from skl_mmap._linux.proc import offset_in_file
-from skl_mmap.memory._handles import ArrayHandle
+from skl_mmap.memory._handles import ArrayHandle, describe
 from skl_mmap.memory._mapping import find_mapping, has_overlap
 from skl_mmap.memory._segment import Segment, open_file_segment
 from skl_mmap.memory._settings import Settings
@@ -129,3 +129,11 @@ def _is_of_file(array: npt.NDArray[Any]) -> bool:
     while isinstance(owner, np.ndarray):
         owner = owner.base
     return isinstance(owner, mmap.mmap)
+
+
+def is_shared_already(array: Any) -> bool:
+    """Return whether an array is in shared memory, or in a file of the user."""
+    if not isinstance(array, np.ndarray):
+        return False
+    described = describe(array, min_bytes=0) or describe_memmap(array, Settings())
+    return described is not None

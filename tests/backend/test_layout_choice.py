@@ -185,6 +185,23 @@ def test_a_copy_is_made_where_it_costs_less_than_it_saves() -> None:
     assert all(type(item[1][1]) is InLayout for item in one[0].items)
 
 
+def test_workers_are_counted_however_jobs_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+    counted = []
+    begin = LayoutChoice.__init__
+
+    def count(self: LayoutChoice, n_jobs: int, min_bytes: int) -> None:
+        counted.append(n_jobs)
+        begin(self, n_jobs, min_bytes)
+
+    monkeypatch.setattr(LayoutChoice, "__init__", count)
+    with joblib.parallel_config("mmap", n_jobs=-1):
+        joblib.Parallel()(joblib.delayed(abs)(-i) for i in range(2))
+    assert counted == [2]
+
+
 def test_what_was_made_stays_in_use() -> None:
     choice = LayoutChoice(4, 1)
     assert chosen(score_task(Tree()), choice=choice) == ["float32 C"]

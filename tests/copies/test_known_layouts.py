@@ -52,9 +52,9 @@ def test_known_layouts_are_those_of_the_table(table: Any) -> None:
     assert list(known_layouts()) == [TREE]
     tree = DecisionTreeRegressor(max_depth=3, random_state=1)
     for estimator in (tree, make_pipeline("passthrough", tree)):
-        layout, _ = find_layout(estimator, X, X[:, 0], order="C")
+        layout, _ = find_layout(estimator, X, order="C")
         assert layout == Layout("float32", "C")
-    layout, reason = find_layout(tree, X.astype(np.float32), X[:, 0], order="C")
+    layout, reason = find_layout(tree, X.astype(np.float32), order="C")
     assert layout is None
     assert "takes X as it is" in reason
 
@@ -76,26 +76,26 @@ def test_what_was_not_measured_has_no_layout(table: Any) -> None:
         ),
         (make_pipeline("passthrough"), "what takes X first"),
     ):
-        layout, reason = find_layout(estimator, X, X[:, 0], order="C")
+        layout, reason = find_layout(estimator, X, order="C")
         assert layout is None
         assert word in reason
     harmless = DecisionTreeRegressor(criterion="poisson")
-    assert find_layout(harmless, X, X[:, 0], order="C")[0] is not None
+    assert find_layout(harmless, X, order="C")[0] is not None
 
 
 def test_a_frame_is_looked_up_by_the_dtype_of_its_columns(table: Any) -> None:
     pandas = pytest.importorskip("pandas")
     table(Found(TREE, {"float64 frame": "float64 C"}))
     frame = pandas.DataFrame(X)
-    layout, _ = find_layout(DecisionTreeRegressor(), frame, None, order="frame")
+    layout, _ = find_layout(DecisionTreeRegressor(), frame, order="frame")
     assert layout == Layout("float64", "C")
     other = frame.astype("float32")
-    assert find_layout(DecisionTreeRegressor(), other, None, order="frame")[0] is None
+    assert find_layout(DecisionTreeRegressor(), other, order="frame")[0] is None
 
 
 def test_layouts_for_fit_alone_say_so(table: Any) -> None:
     table(Found(TREE, {"float64 C": "float32 F fit only"}))
-    layout, _ = find_layout(DecisionTreeRegressor(), X, None, order="C")
+    layout, _ = find_layout(DecisionTreeRegressor(), X, order="C")
     assert layout == Layout("float32", "F", is_for_fit_only=True)
 
 
@@ -115,7 +115,7 @@ def test_values_of_parameters_have_to_be_measured(
 ) -> None:
     name = "sklearn.neighbors._regression.KNeighborsRegressor"
     table(Found(name, {"float64 C": "float32 C"}, {"algorithm": ["brute"]}))
-    found, _ = find_layout(KNeighborsRegressor(**parameters), X, None, order="C")
+    found, _ = find_layout(KNeighborsRegressor(**parameters), X, order="C")
     assert (found is not None) is is_known
 
 
@@ -126,7 +126,7 @@ def test_numbers_that_x_is_compared_with_have_to_be_the_default(
     name = "sklearn.impute._base.SimpleImputer"
     table(Found(name, {"float64 C": "float32 C"}))
     imputer = SimpleImputer(missing_values=missing)
-    found, _ = find_layout(imputer, X, None, order="C")
+    found, _ = find_layout(imputer, X, order="C")
     assert (found is not None) is is_known
 
 
@@ -150,9 +150,9 @@ def test_defaults_of_a_base_class_are_known(monkeypatch: pytest.MonkeyPatch) -> 
     name = f"{HandingOn.__module__}.HandingOn"
     row = {name: {"float64 C": Layout("float32", "C")}}
     monkeypatch.setattr(_known_layouts, "known_layouts", lambda: row)
-    assert find_layout(HandingOn(), X, X[:, 0], order="C")[0] == Layout("float32", "C")
+    assert find_layout(HandingOn(), X, order="C")[0] == Layout("float32", "C")
     other = HandingOn(base_score=[0.5])  # type: ignore[arg-type]
-    assert find_layout(other, X, X[:, 0], order="C")[0] is None
+    assert find_layout(other, X, order="C")[0] is None
 
 
 SHIPPED = read_table(Path(_known_layouts.__file__).with_name("layouts.json"))
@@ -190,6 +190,6 @@ def test_the_table_that_ships_can_be_read() -> None:
 def test_what_grids_set_does_not_lose_the_layout(
     estimator: Any, order: str, expected: str
 ) -> None:
-    layout, _ = find_layout(estimator, X, X[:, 0], order=order)
+    layout, _ = find_layout(estimator, X, order=order)
     assert layout is not None
     assert (layout.dtype, layout.order) == (expected, "C")
