@@ -460,9 +460,11 @@ class ForkedPopen:
             except BaseException:
                 self._close_status()
                 raise
-        self._close_sentinel = weakref.finalize(self, os.close, self.sentinel)
+        # While somebody may wait for it, its number must not become another file's.
+        close_sentinel = weakref.finalize(self, os.close, self.sentinel)
         # At exit, multiprocessing asks its children once more, after finalizers.
-        self._close_status.atexit = self._close_sentinel.atexit = False
+        self._close_status.atexit = close_sentinel.atexit = False
+        self._lock = threading.Lock()
 
     def duplicate_for_child(self, fd: int) -> int:
         """Send a descriptor too, and return its place."""
@@ -475,19 +477,22 @@ class ForkedPopen:
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for its end, and return the exit code; None if it still runs."""
-        if not self._close_sentinel.alive and self.returncode is None:
-            self.returncode = _compat.UNKNOWN_EXIT_CODE
         if self.returncode is None and can_be_read(self.sentinel, timeout):
-            code = b""
-            if can_be_read(self._status_fd, _CODE_SECONDS):
-                code = os.read(self._status_fd, EXIT_CODE_BYTES)
-            if len(code) == EXIT_CODE_BYTES:
-                self.returncode = int.from_bytes(code, "little", signed=True)
-            else:
-                self.returncode = _compat.UNKNOWN_EXIT_CODE
-            # From now on its number may be that of another process.
-            self._close_status()
+            # Two threads of loky's ask at the same time, and whoever comes second must
+            # not read from a number that is another file's by then.
+            with self._lock:
+                if self.returncode is None:
+                    self.returncode = self._read_exit_code()
         return self.returncode
+
+    def _read_exit_code(self) -> int:
+        code = b""
+        if self._close_status.alive and can_be_read(self._status_fd, _CODE_SECONDS):
+            code = os.read(self._status_fd, EXIT_CODE_BYTES)
+        self._close_status()
+        if len(code) != EXIT_CODE_BYTES:
+            return _compat.UNKNOWN_EXIT_CODE
+        return int.from_bytes(code, "little", signed=True)
 
     def terminate(self) -> None:
         """Send SIGTERM."""
@@ -504,8 +509,8 @@ class ForkedPopen:
 
     def close(self) -> None:
         """Let go of it."""
-        self._close_status()
-        self._close_sentinel()
+        with self._lock:
+            self._close_status()
 
 
 def _fork(

@@ -11,7 +11,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -374,6 +377,36 @@ def test_a_worker_that_was_let_go_of_is_asked_no_more() -> None:
     popen.close()
     with open(os.devnull, "rb"), open(os.devnull, "rb"):
         assert popen.poll() == popen.wait() == 255
+
+
+def test_threads_that_ask_at_the_same_time_are_told_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None of them reads what another one has closed, and others have opened anew."""
+    from loky.reusable_executor import get_reusable_executor
+
+    find_workers()
+    process = next(iter(get_reusable_executor(reuse=True)._processes.values()))
+    popen = process._popen
+    shut_down_pools()
+    assert popen.wait() is not None
+    popen.returncode = None
+    both = threading.Barrier(2)
+
+    def can_be_read(_fd: int, _seconds: float | None) -> bool:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(1.0)
+        return True
+
+    read_fd, write_fd = os.pipe()
+    with open(write_fd, "wb") as file:
+        file.write((7).to_bytes(4, "little"))
+    popen._status_fd = read_fd
+    popen._close_status = weakref.finalize(popen, os.close, read_fd)
+    monkeypatch.setattr(_forking, "can_be_read", can_be_read)
+    with ThreadPoolExecutor(2) as threads:
+        asked = [threads.submit(popen.wait) for _ in range(2)]
+        assert [future.result(timeout=20) for future in asked] == [7, 7]
 
 
 # ------------------------------------------------------------- the server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import numpy as np
@@ -297,6 +298,7 @@ def test_text_of_many_segments_and_of_what_the_kernel_did() -> None:
 
 
 def sum_rows(X: Any, start: int) -> float:
+    time.sleep(0.3)  # so that some reading finds the worker
     return float(X[start:].sum())
 
 
