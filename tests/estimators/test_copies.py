@@ -133,7 +133,7 @@ def test_mapped_and_copied_bytes_are_those_of_the_folds(cv: Any) -> None:
     else:
         assert report.copied_bytes < 0.05 * folds_bytes
     assert report.peak_growth_bytes is not None
-    assert report.peak_growth_bytes > 0.9 * X.nbytes, "what is shared is new memory"
+    assert report.peak_growth_bytes > 0.7 * X.nbytes, "what is shared is new memory"
 
 
 def test_private_memory_is_that_of_the_estimator() -> None:
