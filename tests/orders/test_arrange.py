@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -232,6 +233,36 @@ def test_what_is_no_partition_is_explained(message: str, cv: Any) -> None:
     with pytest.raises(InvalidParameterError, match=message) as caught:
         arrange(X, Y, cv=cv, groups=GROUPS)
     assert len(str(caught.value)) < 600
+
+
+class Named:
+    """A splitter without splits, and with a repr of its own."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def split(self, *_: Any) -> Iterator[Any]:
+        return iter(())
+
+
+@pytest.mark.parametrize(
+    ("cv", "name"),
+    [
+        (Named("Named(3)"), "Named(3) makes"),
+        (Named("x" * 100), "x" * 100 + " makes"),
+        (Named("x" * 101), "<Named> makes"),
+        (Named("a\nb"), "<Named> makes"),
+        (1, "1 gives"),
+        (2.5, "<float> gives"),
+        ([(np.arange(10), np.arange(10))], "<list> is not a partition: split 0"),
+    ],
+)
+def test_messages_name_the_splitter(cv: Any, name: str) -> None:
+    with pytest.raises(InvalidParameterError, match=f"^{re.escape(f'cv={name}')} "):
+        arrange(X, Y, cv=cv)
 
 
 def test_the_rows_that_are_no_partition_are_counted() -> None:

@@ -21,6 +21,13 @@ from tests.strategies import examples
 N_ROWS = 60_000
 
 
+def test_runs_of_one_length_keep_their_order() -> None:
+    starts = np.arange(100_001, dtype=np.int64)
+    runs = np.array([[512 * 3 * n, 512 * (3 * n + 2)] for n in range(64)])
+    ordered = order_runs(runs, RowSize(8, None, starts, 512))
+    np.testing.assert_array_equal(ordered, runs)
+
+
 def make_matrix() -> Any:
     # 10 to 30 elements in a row; `sparse.random` would permute all 24 million places.
     rng = np.random.default_rng(0)
