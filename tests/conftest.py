@@ -126,15 +126,27 @@ def _list_children() -> frozenset[str]:
         expected.update(tuple(pool._processes or ()))
     expected.add(_find_fork_server())
     children = []
-    for child in psutil.Process().children():
-        if child.pid not in expected:
-            try:
-                children.append(f"{child.pid} {child.status()} {child.cmdline()}")
-            except psutil.ZombieProcess:
-                children.append(f"{child.pid} ended, and nobody has waited for it")
-            except psutil.NoSuchProcess:
-                pass
+    for pid in _list_child_pids() - expected:
+        try:
+            child = psutil.Process(pid)
+            children.append(f"{pid} {child.status()} {child.cmdline()}")
+        except psutil.ZombieProcess:
+            children.append(f"{pid} ended, and nobody has waited for it")
+        except psutil.NoSuchProcess:
+            pass
     return frozenset(children)
+
+
+def _list_child_pids() -> set[int]:
+    """Return the numbers of the children, from the kernel's lists if it has them."""
+    if not os.path.exists("/proc/self/task"):
+        return {child.pid for child in psutil.Process().children()}
+    pids: set[int] = set()
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):
+            text = Path(f"/proc/self/task/{thread}/children").read_bytes()
+            pids.update(map(int, text.split()))
+    return pids
 
 
 def _list_file_descriptors() -> frozenset[str]:
@@ -176,8 +188,11 @@ def _list_mappings(temporary_folder: str) -> frozenset[str]:
     if sys.platform != "linux":
         return frozenset()
     prefixes = ("/memfd:", temporary_folder)
+    text = Path("/proc/self/maps").read_text()
     mappings = set()
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    if not any(prefix in text for prefix in prefixes):
+        return frozenset()
+    for line in text.splitlines():
         _, _, _, device, inode, *path = line.split(maxsplit=5)
         if path and path[0].startswith(prefixes):
             mappings.add(f"{device} inode {inode} {path[0]}")
@@ -187,13 +202,15 @@ def _list_mappings(temporary_folder: str) -> frozenset[str]:
 def _list_shared_memory_files() -> frozenset[str]:
     """List what is in /dev/shm with the number of this process in its name."""
     expected = (*FOREIGN_FILES, "sem.") if _find_pools() else FOREIGN_FILES
-    folder = Path("/dev/shm")
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    pid = str(os.getpid())
+    names = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
     return frozenset(
         name
         for name in names
         # A word of the name: digits of other numbers may contain it by chance.
-        if str(os.getpid()) in re.split("[-_.]", name) and not name.startswith(expected)
+        if pid in name
+        and pid in re.split("[-_.]", name)
+        and not name.startswith(expected)
     )
 
 

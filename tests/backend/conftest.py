@@ -6,4 +6,6 @@ import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: takes seconds rather than milliseconds")
+    config.addinivalue_line(
+        "markers", "slow: takes many seconds; run by hand (tox -e slow)"
+    )

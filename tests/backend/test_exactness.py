@@ -323,7 +323,6 @@ def run_on_loky(run: Callable[[], Any]) -> Any:
         return run()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("run", MAPPING_CASES, ids=lambda run: run.__name__[4:])
 def test_folds_are_mapped_and_results_identical_to_loky(run: Callable[[], Any]) -> None:
     expected = run_on_loky(run)
@@ -333,7 +332,6 @@ def test_folds_are_mapped_and_results_identical_to_loky(run: Callable[[], Any]) 
     assert_identical(actual, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("run", OTHER_CASES, ids=lambda run: run.__name__[4:])
 def test_results_identical_to_loky(run: Callable[[], Any]) -> None:
     expected = run_on_loky(run)
@@ -343,7 +341,6 @@ def test_results_identical_to_loky(run: Callable[[], Any]) -> None:
     assert_identical(actual, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_identical_to_loky_with_default_min_bytes(order: Any, dtype: str) -> None:
@@ -498,7 +495,6 @@ def test_any_order_keeps_the_parts_of_incremental_learning() -> None:
     np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "estimator",
     [
@@ -532,7 +528,6 @@ ANY_ORDER_CASES = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("run", ANY_ORDER_CASES, ids=lambda run: run.__name__[4:])
 def test_any_order_gives_the_results_of_loky_but_for_rounding(
     run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch

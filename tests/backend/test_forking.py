@@ -746,12 +746,12 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_parent_that_forks(tmp_path: Path) -> None:
     run_script(tmp_path, FORKED_PARENT)
 
 
+@pytest.mark.slow
 def test_descriptors_are_bounded() -> None:
     find_workers(3)
     shut_down_pools()

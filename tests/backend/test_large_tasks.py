@@ -168,7 +168,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_worker_holds_what_it_was_sent_once(tmp_path: Path) -> None:
     ratio, loky_ratio = map(float, run_script(tmp_path, HELD_SCRIPT).stdout.split())
     assert ratio < 1.2

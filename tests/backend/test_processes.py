@@ -59,7 +59,6 @@ def _words(name: str) -> list[str]:
     return re.split(r"[-_.]", name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imports", "backends"),
     [
@@ -139,7 +138,6 @@ def endless(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[int]
         process.wait()
 
 
-@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(endless: Any) -> None:
     process, pids = endless
     assert all(map(is_running, pids))
@@ -148,7 +146,6 @@ def test_workers_end_when_their_parent_is_killed(endless: Any) -> None:
     assert wait_for_end(pids)
 
 
-@pytest.mark.slow
 def test_workers_end_when_their_parent_is_terminated(endless: Any) -> None:
     process, pids = endless
     process.terminate()
@@ -156,7 +153,6 @@ def test_workers_end_when_their_parent_is_terminated(endless: Any) -> None:
     assert wait_for_end(pids)
 
 
-@pytest.mark.slow
 def test_nothing_is_left_when_all_are_killed_at_once(
     tmp_path: Path, endless: Any
 ) -> None:
@@ -216,7 +212,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_a_hundred_calls_leave_no_more_than_one(tmp_path: Path) -> None:
     assert run_script(tmp_path, STEADY).stderr == ""
 
@@ -240,7 +235,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_leaving_the_block_gives_the_memory_back(tmp_path: Path) -> None:
     within, after = map(float, run_script(tmp_path, COMMITTED).stdout.split())
     # 128 MiB; the noise is what interpreters need for themselves.
@@ -268,7 +262,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_interpreter_ends_while_everything_is_in_use(tmp_path: Path) -> None:
     result = run_script(tmp_path, FORGETFUL, environment={"TMPDIR": str(tmp_path)})
     assert result.stdout == "done\n"

@@ -588,7 +588,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_results_are_there_once(tmp_path: Path) -> None:
     ratio, loky_ratio = map(float, run_script(tmp_path, PEAK_SCRIPT).stdout.split())
     # Beside the ten results, those that two workers are making.

@@ -305,7 +305,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_more_views_than_the_kernel_has_mappings_come_back(tmp_path: Path) -> None:
     # In a process of its own, which has no memory left if this goes wrong.
     assert run_script(tmp_path, VIEWS_SCRIPT).stdout == "True\n"
@@ -422,7 +421,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_fitted_neighbours_cost_the_parent_nothing(tmp_path: Path) -> None:
     ratio, loky_ratio = map(
         float, run_script(tmp_path, NEIGHBOURS_SCRIPT).stdout.split()

@@ -237,7 +237,8 @@ class TestSearches:
 class TestStacks:
     @pytest.mark.parametrize("passthrough", [False, True])
     @pytest.mark.parametrize(
-        "final", [None, Ridge(), HistGradientBoostingRegressor(random_state=0)]
+        "final",
+        [None, Ridge(), HistGradientBoostingRegressor(max_iter=5, random_state=0)],
     )
     def test_regressor_is_the_same(self, final: Any, passthrough: bool) -> None:
         X, y, _ = make_large()
