@@ -291,7 +291,8 @@ class Child:
         keeps_stderr: bool = True,
     ) -> None:
         import subprocess
-        import tempfile
+
+        from skl_mmap._scratch import open_scratch_file
 
         self.owner = os.getpid()
         self._is_closed = False
@@ -305,7 +306,7 @@ class Child:
                 ours.append(above_standard(ends[not read_here]))
                 os.close(ends[not read_here])
             if keeps_stderr:
-                self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - see close()
+                self._stderr = open(open_scratch_file("skl_mmap-stderr"), "w+b")  # noqa: SIM115 - see close()
             self._process: subprocess.Popen[bytes] = subprocess.Popen(
                 command,
                 stdin=theirs[0],

@@ -249,7 +249,16 @@ def _has_sequential_output() -> bool:
 def worker_environment(backend: Any, n_jobs: int) -> dict[str, str]:
     """Return the environment variables that limit the threads of a worker."""
     prepare = getattr(backend, "_prepare_worker_env", None)
-    return {} if prepare is None else prepare(n_jobs=n_jobs)
+    if prepare is None:
+        return {}
+    try:
+        return dict(prepare(n_jobs=n_jobs))
+    except NameError:
+        # Without named semaphores (/dev/shm) joblib leaves out all of its loky.
+        most = backend.inner_max_num_threads
+        n_threads = str(most or max(cpu_count() // n_jobs, 1))
+        known = {} if most else os.environ
+        return {n: known.get(n, n_threads) for n in backend.MAX_NUM_THREADS_VARS}
 
 
 @_needs(
@@ -288,6 +297,13 @@ def keeping_contexts() -> Iterator[None]:
         if kind is not None:
             known = before.get(name)
             contexts[name] = known if isinstance(known, kind) else kind()
+
+
+def cpu_count() -> int:
+    """Return loky's number of CPUs; joblib's is 1 where it uses no processes."""
+    with keeping_contexts():
+        import loky
+    return int(loky.cpu_count())
 
 
 def _find_contexts() -> dict[str, Any]:

@@ -184,7 +184,7 @@ TESTED_PARTS = {
         "estimators": "arranging shared_prefix",
     },
     "sizes are made small, or the kernel is made to refuse": {
-        "backend": "forking",
+        "backend": "forking in_process",
         "memory": "adoption conversion filling mapping plan result_files runs segment "
         "sharing shifted_pages store views windows",
         "files": "columns csv load npy typed",
@@ -195,6 +195,7 @@ TESTED_PARTS = {
 REPLACED_ELSEWHERE = {
     ("conftest.py", "backend._forking"): "its server is known, and no leak",
     ("backend/common.py", "copies._known_layouts"): "tests have tables of their own",
+    ("backend/test_environments.py", "memory._segment"): "a folder is absent",
     ("backend/test_shifted_pages.py", "memory._shifted_pages"): "a worker dies in it",
     ("estimators/test_copies.py", "monitor._sampler_process"): "it is made to die",
     ("files/test_load.py", "containers._pandas"): "it fails, as if pandas were broken",

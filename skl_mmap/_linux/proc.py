@@ -13,6 +13,7 @@ start fast: only the smallest modules of the standard library are imported here.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 
@@ -129,13 +130,23 @@ def is_overcommit_strict() -> bool:
 
 
 def max_open_files() -> int:
-    """Return how many files this process may have open; see ``man 2 getrlimit``."""
+    """Return how many files this process may have open."""
+    return int(_read_limit("RLIMIT_NOFILE", _MAX_FILES))
+
+
+def max_file_bytes() -> float:
+    """Return how large a file may become that this process writes, also in memory."""
+    return _read_limit("RLIMIT_FSIZE", math.inf)
+
+
+def _read_limit(name: str, unlimited: float) -> float:
+    """Return a limit of this process; see ``man 2 getrlimit``."""
     try:
         import resource
     except ImportError:  # not on Windows
-        return _MAX_FILES
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MAX_FILES if soft == resource.RLIM_INFINITY else soft
+        return unlimited
+    soft, _ = resource.getrlimit(getattr(resource, name))
+    return unlimited if soft == resource.RLIM_INFINITY else soft
 
 
 def memory_devices() -> frozenset[int]:

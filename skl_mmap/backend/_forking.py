@@ -33,6 +33,7 @@ from loky.backend.process import LokyProcess
 from skl_mmap import _compat
 from skl_mmap._child import above_standard
 from skl_mmap._linux import proc
+from skl_mmap._scratch import open_scratch_file
 from skl_mmap.backend import _fork_server
 from skl_mmap.backend._fork_server import EXIT_CODE_BYTES, Setup
 from skl_mmap.backend._semaphore import can_be_read
@@ -87,9 +88,9 @@ def find_obstacle() -> str:
     return ""
 
 
-def _write_memory_file(data: bytes) -> int:
-    """Return a descriptor of a new file in memory, to be read from its start."""
-    fd = os.memfd_create("skl_mmap-worker", os.MFD_CLOEXEC)
+def _write_scratch_file(data: bytes) -> int:
+    """Return a descriptor of a new file without a name, to be read from its start."""
+    fd = open_scratch_file("skl_mmap-worker")
     try:
         with open(fd, "wb", closefd=False) as file:
             file.write(data)
@@ -221,7 +222,7 @@ class ForkServer:
             setup = Setup(_search_path(), modules, removed, blocked, idle_seconds)
             owner_fd = os.pidfd_open(os.getpid())
             stack.callback(os.close, owner_fd)
-            setup_fd = _write_memory_file(marshal.dumps(tuple(setup)))
+            setup_fd = _write_scratch_file(marshal.dumps(tuple(setup)))
             stack.callback(os.close, setup_fd)
             passed = []
             for fd in (socket_fd, owner_fd, setup_fd):
@@ -443,7 +444,7 @@ class ForkedPopen:
         state = travelling, proc.read_umask()
         payload = _compat.pack_process(process, self, state)
         with contextlib.ExitStack() as stack:
-            payload_fd = _write_memory_file(payload)
+            payload_fd = _write_scratch_file(payload)
             stack.callback(os.close, payload_fd)
             nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             stack.callback(os.close, nothing)

@@ -20,12 +20,12 @@ different, since estimators that convert X seldom run in nested calls.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import joblib
 import joblib.parallel
 import numpy as np
 from joblib.parallel import FallbackToBackend, mp
@@ -36,6 +36,7 @@ from skl_mmap.backend._calls import CallWatch
 from skl_mmap.backend._observation import Observation
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._row_index import RowIndex
+from skl_mmap.backend._semaphore import has_eventfd
 from skl_mmap.memory import (
     ClosedAtExit,
     InPlace,
@@ -340,16 +341,18 @@ def count_jobs(backend: Any, n_jobs: int | None) -> int:
     """Return how many tasks run at the same time; the rules of joblib's "loky"."""
     if n_jobs == 0:
         raise ValueError("n_jobs == 0 in Parallel has no meaning")
-    if mp is None or n_jobs is None or n_jobs == 1:
+    # joblib has no use for processes without named semaphores, which need /dev/shm.
+    has_processes = mp is not None or has_eventfd()
+    if not has_processes or n_jobs is None or n_jobs == 1:
         return 1
-    if mp.current_process().daemon:
+    if multiprocessing.current_process().daemon:
         _warn_sequential("run in a daemon process, which may not have children")
         return 1
     if not (backend.in_main_thread() or backend.nesting_level == 0):
         _warn_sequential("be nested below threads")
         return 1
     if n_jobs < 0:
-        return int(max(joblib.cpu_count() + 1 + n_jobs, 1))
+        return max(_compat.cpu_count() + 1 + n_jobs, 1)
     return n_jobs
 
 

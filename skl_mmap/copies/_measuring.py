@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from skl_mmap._linux.calls import use_own_mappings
 from skl_mmap._linux.proc import descriptor_path
+from skl_mmap._scratch import open_scratch_file
 from skl_mmap.copies._detector import (
     MIN_BLOCK_BYTES,
     Detector,
@@ -320,7 +321,7 @@ def map_layout(X: npt.NDArray[Any], layout: Layout) -> npt.NDArray[Any]:
     """
     dtype, order = np.dtype(layout.dtype), cast(Any, layout.order)
     n_bytes = X.size * dtype.itemsize
-    fd = os.memfd_create("skl_mmap-copies", os.MFD_CLOEXEC)
+    fd = open_scratch_file("skl_mmap-copies")
     try:
         os.ftruncate(fd, n_bytes)
         with mmap.mmap(fd, n_bytes) as filling:

@@ -32,6 +32,7 @@ import numpy.typing as npt
 
 from skl_mmap._child import Child, Connection, explain_exit, function_command
 from skl_mmap._linux import calls
+from skl_mmap._scratch import open_scratch_file
 from skl_mmap.copies._job import Answer, Job, Sample, Scouting, from_plain, to_plain
 from skl_mmap.copies._results import MethodCopies, layout_of
 from skl_mmap.exceptions import MeasurementError
@@ -68,7 +69,7 @@ def make_sample(X: npt.NDArray[Any], y: Any, n_rows: int) -> Sample:
         rows = np.linspace(0, len(X) - 1, n_rows).astype(np.intp)
     shape = (n_rows, X.shape[1])
     n_bytes = n_rows * X.shape[1] * X.dtype.itemsize
-    fd = os.memfd_create("skl_mmap-sample", os.MFD_CLOEXEC)
+    fd = open_scratch_file("skl_mmap-sample")
     try:
         os.ftruncate(fd, n_bytes)
         order: Any = layout.order

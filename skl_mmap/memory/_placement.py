@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skl_mmap._linux import proc
+from skl_mmap._scratch import find_temporary_folder
 from skl_mmap._units import format_bytes
-from skl_mmap.exceptions import InvalidParameterError, NotEnoughMemoryError
+from skl_mmap.exceptions import (
+    InvalidParameterError,
+    NotEnoughDiskError,
+    NotEnoughMemoryError,
+)
 
 # "auto" leaves a fifth of what is free to the estimators.
 _AUTO_SHARE = 0.8
@@ -25,12 +29,12 @@ class Placement:
     kind : {"auto", "memory", "disk"}
         ``"memory"`` is a memfd (Linux), ``"disk"`` an unlinked file in `folder`,
         ``"auto"`` memory while it fits, else disk.
-    folder : str
-        Where files on disk are made.
+    folder : str or None
+        Where files on disk are made; None if there is no folder for them.
     """
 
     kind: str
-    folder: str
+    folder: str | None
 
     @classmethod
     def from_parameter(cls, store: object, temp_folder: object = None) -> Placement:
@@ -41,9 +45,13 @@ class Placement:
         InvalidParameterError
             If it is neither one of the words nor a folder that can be written to.
         """
-        default = tempfile.gettempdir() if temp_folder is None else temp_folder
         if isinstance(store, str) and store in ("auto", "memory", "disk"):
-            return cls(store, _checked_folder(default, "temp_folder"))
+            if temp_folder is not None:
+                return cls(store, _checked_folder(temp_folder, "temp_folder"))
+            placement = cls(store, find_temporary_folder())
+            if store == "disk":
+                placement.disk_folder()
+            return placement
         if isinstance(store, str | os.PathLike):
             return cls("disk", _checked_folder(store, "store"))
         raise InvalidParameterError(
@@ -71,15 +79,33 @@ class Placement:
         available = proc.available_memory_bytes()
         if available is None:
             return "memory"
-        if self.kind == "auto":
-            return "memory" if self.has_room(n_bytes) else "disk"
+        if self.kind == "auto" and self.has_room(n_bytes):
+            return "memory"
+        if self.kind == "auto" and self.folder is not None:
+            return "disk"
         if n_bytes > available:
             raise NotEnoughMemoryError(
-                f"store='memory' needs {format_bytes(n_bytes)} for {what}, and "
+                f"store={self.kind!r} needs {format_bytes(n_bytes)} for {what}, and "
                 f"{format_bytes(available)} are available. Use store='disk', or a "
                 "folder with that much room."
             )
         return "memory"
+
+    def disk_folder(self) -> str:
+        """Return where files on disk are made.
+
+        Raises
+        ------
+        NotEnoughDiskError
+            If there is no folder for them.
+        """
+        if self.folder is None:
+            raise NotEnoughDiskError(
+                "There is no folder for temporary files: neither TMPDIR nor /tmp, "
+                "/var/tmp or /usr/tmp can be written to, so nothing can be shared on a "
+                "disk. Pass store= a folder that can."
+            )
+        return self.folder
 
     def without_falling_back(self) -> Placement:
         """Return this placement without a disk to fall back to.

@@ -30,9 +30,14 @@ import numpy.typing as npt
 
 from skl_mmap._linux import calls, proc
 from skl_mmap._units import format_bytes
-from skl_mmap.exceptions import NotEnoughDiskError, SegmentLostError
+from skl_mmap.exceptions import (
+    NotEnoughDiskError,
+    NotEnoughMemoryError,
+    SegmentLostError,
+)
 from skl_mmap.memory._filling import fill_array, write_array
 from skl_mmap.memory._placement import Placement
+from skl_mmap.monitor import note
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -55,6 +60,10 @@ if sys.platform == "linux":
 _RANGE_CHUNK_ROWS = 1 << 16
 _BLOCK_BYTES = 512  # the unit of st_blocks
 _NAME_PREFIX = "skl_mmap-"
+MEMORY_FOLDER = "/dev/shm"
+"""Where files in memory can be made that are no memfds, if it has room."""
+# What a filter of system calls answers, and a kernel without them.
+_REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,19 +307,63 @@ def new_segment(
     """
     needed_bytes = n_bytes if more_bytes is None else more_bytes
     on_disk = placement.choose(needed_bytes, what) == "disk"
+    _check_file_size(n_bytes, what)
     if not proc.can_remap():
-        return _create_named(n_bytes, placement.folder, what)
+        return _create_named(n_bytes, placement.disk_folder(), what)
     if on_disk:
-        return _create_on_disk(n_bytes, placement.folder, what)
-    return create_in_memory(n_bytes)
+        return _create_on_disk(n_bytes, placement.disk_folder(), what)
+    try:
+        return create_in_memory(n_bytes)
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        return _create_without_memfd(n_bytes, placement, what, error)
 
 
 def create_in_memory(n_bytes: int) -> Segment:
-    """Make an empty segment in memory; OSError if no more files may be opened."""
+    """Make an empty segment in memory.
+
+    Raises
+    ------
+    OSError
+        If no more files may be opened, none may be as large, or the system refuses it.
+    """
     fd = os.memfd_create("skl_mmap", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     segment = Segment(fd, n_bytes, is_memfd=True)
     os.ftruncate(fd, n_bytes)
     return segment
+
+
+def _create_without_memfd(
+    n_bytes: int, placement: Placement, what: str, error: OSError
+) -> Segment:
+    """Make a segment where a filter of system calls, say, refuses files in memory."""
+    reason = f"this system refuses memfd_create ({error.strerror})"
+    try:
+        segment = _create_on_disk(n_bytes, MEMORY_FOLDER, what)
+    except OSError as no_room:
+        if placement.kind == "memory":
+            raise NotEnoughMemoryError(
+                f"store='memory' has no place for {what}: {reason}, and "
+                f"{MEMORY_FOLDER} cannot be used instead ({no_room}). Use "
+                "store='disk', or let the container make memfds."
+            ) from no_room
+        segment = _create_on_disk(n_bytes, placement.disk_folder(), what)
+        note(f"shared arrays lie on a disk: {reason}")
+    else:
+        note(f"shared arrays lie in {MEMORY_FOLDER}: {reason}")
+    return segment
+
+
+def _check_file_size(n_bytes: int, what: str) -> None:
+    if n_bytes > (limit := proc.max_file_bytes()):
+        error = NotEnoughDiskError(
+            f"{what} needs a file of {format_bytes(n_bytes)}, in memory or on a disk, "
+            f"and this process may write none of more than {format_bytes(limit)} "
+            "(ulimit -f). Raise that limit."
+        )
+        error.errno = errno.EFBIG
+        raise error
 
 
 def _create_on_disk(n_bytes: int, folder: str, what: str) -> Segment:
@@ -333,12 +386,13 @@ def _create_named(n_bytes: int, folder: str, what: str) -> Segment:
     return segment
 
 
-def allocate(segment: Segment, n_bytes: int, folder: str, what: str) -> None:
+def allocate(segment: Segment, n_bytes: int, folder: str | None, what: str) -> None:
     """Make a segment larger."""
+    _check_file_size(n_bytes, what)
     if segment.is_memfd:
         os.ftruncate(segment.fd, n_bytes)
         return
-    with _full_disk_explained(n_bytes, folder, what):
+    with _full_disk_explained(n_bytes, folder or MEMORY_FOLDER, what):
         _allocate(segment, n_bytes)
 
 

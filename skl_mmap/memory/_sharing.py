@@ -19,7 +19,7 @@ from skl_mmap.memory._handles import (
     rebuild_array,
 )
 from skl_mmap.memory._placement import Placement
-from skl_mmap.memory._segment import Segment, create_segment
+from skl_mmap.memory._segment import MEMORY_FOLDER, Segment, create_segment
 from skl_mmap.memory._settings import Settings
 from skl_mmap.memory._shared_array import SharedArray
 from skl_mmap.memory._user_files import describe_memmap, reading_in_order
@@ -74,7 +74,7 @@ def _find_place(segment: Segment) -> tuple[str, str]:
         target = os.readlink(descriptor_path(segment.fd))
     except OSError:
         return "file", ""
-    if target.startswith(_MEMFD_PREFIX):
+    if target.startswith((_MEMFD_PREFIX, MEMORY_FOLDER + "/")):
         return "memory", ""
     return ("disk", "") if target.endswith(_DELETED) else ("file", target)
 

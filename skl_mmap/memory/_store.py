@@ -481,7 +481,8 @@ class Store:
         try:
             return create(*arguments)
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.EFBIG):
+                note(f"an array was sent to each task by value: {error}")
                 return None
             raise
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from skl_mmap._child import Child
+from skl_mmap._scratch import find_temporary_folder
 from skl_mmap.exceptions import MeasurementError
 from skl_mmap.monitor import _process, _sampler
 
@@ -89,9 +90,9 @@ def _explain_no_start(command: list[str], reason: str) -> str:
 
 def find_joblib_places() -> list[str]:
     """Where joblib puts its folders (joblib._memmapping_reducer._get_temp_dir)."""
-    import tempfile
-
-    places = ["/dev/shm", tempfile.gettempdir()]
+    places = ["/dev/shm"]
+    if folder := find_temporary_folder():
+        places.append(folder)
     if folder := os.environ.get("JOBLIB_TEMP_FOLDER"):
         places.append(os.path.abspath(os.path.expanduser(folder)))
     return list(dict.fromkeys(places))

@@ -291,20 +291,21 @@ def test_other_errors_of_the_disk_are_passed_on(
         make_store(store=tmp_path).share(np.zeros(1000))
 
 
-def test_the_limit_of_file_sizes_is_an_error(tmp_path: Path) -> None:
+def test_nothing_is_left_of_a_file_that_may_not_be_as_large(tmp_path: Path) -> None:
     printed = run_python(
         f"""
         import gc, os, resource
         import numpy as np
-        from skl_mmap.exceptions import NotEnoughDiskError
+        import skl_mmap
         from tests.memory.sharing import make_store
         n_files = len(os.listdir("/proc/self/fd"))
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
         store = make_store(store={str(tmp_path)!r})
         assert store.share(np.zeros(1 << 10)) is not None
+        assert store.share(np.zeros(1 << 20)) is None  # it is sent by value
         try:
-            store.share(np.zeros(1 << 20))
-        except NotEnoughDiskError as error:
+            skl_mmap.share(np.zeros(1 << 20), store={str(tmp_path)!r})
+        except skl_mmap.exceptions.NotEnoughDiskError as error:
             print(error)
         gc.collect()
         assert len(os.listdir("/proc/self/fd")) == n_files
