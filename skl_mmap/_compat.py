@@ -155,6 +155,46 @@ def _has_config() -> bool:
         return explicit_mmap_mode() == "w+"
 
 
+def hash_as_plain(kind: type, make_plain: Callable[[Any], Any]) -> None:
+    """Let ``joblib.hash`` see objects of a class as what they are without it.
+
+    It adds their class to their bytes. A ``joblib.Memory``, and so a pipeline with
+    ``memory=``, would compute for a shared array what it knows of the same array.
+
+    Parameters
+    ----------
+    kind : type
+        The class.
+    make_plain : callable
+        Takes an object of the class, and returns what it is taken for.
+    """
+    hasher = _find("joblib.hashing", "NumpyHasher")
+    save = getattr(hasher, "save", None)
+    if save is None:
+        return
+
+    @functools.wraps(save)
+    def save_plain(self: Any, obj: Any) -> None:
+        if isinstance(obj, kind):
+            # Twice the same object is hashed as a reference to the first.
+            known = vars(self).setdefault("_plain", {})
+            _, obj = known.setdefault(id(obj), (obj, make_plain(obj)))
+        save(self, obj)
+
+    hasher.save = save_plain
+
+
+@_needs(
+    "joblib",
+    "hashes",
+    "joblib.Memory does not know shared arrays for those that they were made from, and "
+    "computes its results again",
+)
+def _has_hasher() -> bool:
+    hasher = _find("joblib.hashing", "NumpyHasher")
+    return _has_arguments(getattr(hasher, "save", None), ("self", "obj"))
+
+
 def tasks_of(batch: Any) -> list[Any] | None:
     """Return the tasks of a batch, (function, args, kwargs) each; None if unknown.
 

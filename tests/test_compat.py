@@ -135,6 +135,7 @@ def hiding(*names: str) -> Callable[[Patch], None]:
 # For each feature how to take it away, and what else goes with it.
 CASES: dict[str, tuple[Callable[[Patch], None], set[str]]] = {
     "mmap_mode": (hiding("_backend"), set()),
+    "hashes": (hiding("save"), set()),
     "batches": (rename_batches, set()),
     "waiting batches": (hide_waiting_batches, set()),
     "tasks of one job": (hiding("_get_sequential_output"), set()),

@@ -10,6 +10,7 @@ from typing import Any
 from skl_mmap._units import parse_bytes
 from skl_mmap.exceptions import InvalidParameterError
 from skl_mmap.memory import Placement, Settings
+from skl_mmap.monitor import note
 
 # What joblib.Parallel passes to every backend.
 _JOBLIB_PARAMETERS = frozenset(
@@ -18,6 +19,8 @@ _JOBLIB_PARAMETERS = frozenset(
 )
 _JOBLIB_MAX_NBYTES = 1 << 20
 _JOBLIB_MMAP_MODE = "r"
+# Tasks would write to the data of all of them.
+_SHARED_WRITES = ("r+", "w+")
 # loky's workers wait with poll(), which counts milliseconds in an int: 24.8 days.
 _LONGEST_TIMEOUT_SECONDS = 2_000_000.0
 _INDEX_BYTES = 64 << 10
@@ -114,6 +117,13 @@ class Options:
         max_nbytes = parameters.get("max_nbytes", _JOBLIB_MAX_NBYTES)
         # What holds in this call: the parameter of Parallel itself, if it has one.
         in_force = parameters.get("mmap_mode", mmap_mode or _JOBLIB_MMAP_MODE)
+        if in_force in _SHARED_WRITES:
+            # Libraries ask for it against read-only errors, which copies end as well.
+            note(
+                f"mmap_mode={in_force!r} of Parallel is taken as 'c': what a task "
+                "writes stays its own, since it would change the data of others"
+            )
+            in_force = "c"
         if in_force is None:
             max_nbytes = None  # as with loky: arrays are pickled
         elif mmap_mode is not None or in_force != _JOBLIB_MMAP_MODE:

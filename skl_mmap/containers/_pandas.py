@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from skl_mmap import _compat
 from skl_mmap._compat import (
     block_values,
     masked_parts,
@@ -104,6 +105,16 @@ class _Shared(Idioms, ClosedAtExit):
 
     def __reduce__(self) -> Any:
         return self.__reduce_ex__(2)
+
+
+def _as_plain(shared: Any) -> Any:
+    """Return the same frame or column, in the same memory, as pandas has them."""
+    plain = object.__new__(shared._plain_class)
+    plain.__setstate__(shared.__getstate__())
+    return plain
+
+
+_compat.hash_as_plain(_Shared, _as_plain)
 
 
 class SharedFrame(_Shared, pd.DataFrame):  # type: ignore[misc]

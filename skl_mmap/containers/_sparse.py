@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from skl_mmap import _compat
 from skl_mmap._compat import csr_facts, csr_state, index_dtype
 from skl_mmap.containers._container import Container, GeometryOf, RowSize, register
 from skl_mmap.containers._numpy import CHUNK_BYTES
@@ -72,13 +73,21 @@ class _SharedCSR(ClosedAtExit):
         return super().__getitem__(key) if selected is None else selected  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        plain = object.__new__(self._plain_class)
-        vars(plain).update(vars(self))
         # From protocol 2 on, pickle wants the class to be that of the object.
-        return plain.__reduce_ex__(0)
+        return _as_plain(self).__reduce_ex__(0)
 
     def __reduce__(self) -> Any:
         return self.__reduce_ex__(0)
+
+
+def _as_plain(shared: _SharedCSR) -> Any:
+    """Return the same matrix, in the same memory, as scipy has it."""
+    plain = object.__new__(shared._plain_class)
+    vars(plain).update(vars(shared))
+    return plain
+
+
+_compat.hash_as_plain(_SharedCSR, _as_plain)
 
 
 class SharedCSRMatrix(_SharedCSR, _csr_matrix):  # type: ignore[misc]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from skl_mmap import _compat
 from skl_mmap._linux.proc import PAGE_BYTES
 from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._closing import WeakMethod, close_array, close_at_exit
@@ -122,6 +123,7 @@ def _plain_unless_shared(result: Any) -> Any:
 
 
 add_plain_methods(SharedArray)
+_compat.hash_as_plain(SharedArray, np.asarray)
 
 
 def select_rows(

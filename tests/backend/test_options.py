@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from joblib import Parallel, delayed
 
+import skl_mmap
 from skl_mmap._linux import proc
 from skl_mmap.exceptions import (
     InvalidParameterError,
@@ -76,13 +77,36 @@ def test_bad_parameter_of_parallel_is_refused(
 
 
 # joblib's own parameter, which backends see when they are called.
-@pytest.mark.parametrize("value", ["r+", "w+", "x", 1])
-@pytest.mark.parametrize(
+USES = pytest.mark.parametrize(
     "use", [joblib.parallel_backend, joblib.parallel_config], ids=["backend", "config"]
 )
-def test_mode_in_which_tasks_share_their_writes_is_refused(
-    use: Any, value: Any
-) -> None:
+
+
+def double(X: Array) -> Any:
+    X *= 2
+    return X.sum()
+
+
+@pytest.mark.parametrize("value", ["r+", "w+"])
+@USES
+def test_writes_that_tasks_would_share_stay_their_own(use: Any, value: str) -> None:
+    """Libraries ask for such a mode, against errors of arrays that are read-only."""
+    X = np.arange(9000.0)
+    tasks = [delayed(double)(X) for _ in range(3)]
+    with skl_mmap.measure() as report:
+        with use(backend="mmap", n_jobs=2, mmap_mode=value):
+            sums = Parallel(min_bytes=1)(tasks)
+        with use_mmap():
+            sums += Parallel(mmap_mode=value)(tasks)
+    assert sums == [2 * X.sum()] * 6
+    np.testing.assert_array_equal(X, np.arange(9000.0))
+    [note] = [note for note in report.report().notes if "mmap_mode" in note]
+    assert note.startswith(f"mmap_mode={value!r} of Parallel is taken as 'c'")
+
+
+@pytest.mark.parametrize("value", ["x", 1])
+@USES
+def test_mode_that_is_not_known_is_refused(use: Any, value: Any) -> None:
     with (
         use(backend="mmap", n_jobs=2, mmap_mode=value),
         pytest.raises(InvalidParameterError, match="mmap_mode="),

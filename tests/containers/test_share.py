@@ -8,8 +8,10 @@ from typing import Any
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
+from scipy import sparse
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold, cross_validate
 
@@ -22,6 +24,8 @@ from tests.memory.sharing import assert_same_values, own_mapping, take_counted
 LARGE_BYTES = 40 << 20
 
 needs_pages = pytest.mark.skipif(not can_remap(), reason="needs pages of a memfd")
+
+ROWS = np.random.default_rng(0).random((6000, 50))
 
 
 def make_data(n_rows: int = 20_000, n_columns: int = 50) -> np.ndarray[Any, Any]:
@@ -222,3 +226,39 @@ def test_without_pages_it_is_shared_all_the_same(
         np.testing.assert_array_equal(Xs[np.arange(0, 20_000, 3)], X[::3])
     with pytest.warns(FallbackWarning, match="cannot map pages"):
         skl_mmap.share(X, inplace=True)
+
+
+MIXED = pd.DataFrame({"a": ROWS[:, 0], "b": np.arange(len(ROWS))})
+MATRIX = sparse.csr_array(ROWS * (ROWS > 0.5))
+
+
+@pytest.mark.parametrize(
+    "X",
+    [ROWS, np.asfortranarray(ROWS), ROWS[:, 0].copy(), MIXED, MATRIX],
+    ids=["C", "F", "vector", "frame", "matrix"],
+)
+def test_hashes_are_those_of_what_was_given(X: Any) -> None:
+    shared = skl_mmap.share(X)
+    assert type(shared) is not type(X)
+    assert joblib.hash(shared) == joblib.hash(X)
+    # The second one is hashed as a reference to the first.
+    assert joblib.hash([shared, shared]) == joblib.hash([X, X])
+    assert joblib.hash([shared, 1]) != joblib.hash([shared, 2])
+    if isinstance(X, np.ndarray):
+        rows = np.r_[0:2000, 3000:5000]
+        for key in (slice(100, 3000), rows, rows[::-1]):
+            assert joblib.hash(shared[key]) == joblib.hash(X[key])
+
+
+def test_what_was_computed_for_an_array_is_known_for_its_shared_form(
+    tmp_path: Path,
+) -> None:
+    memory = joblib.Memory(tmp_path, verbose=0)
+    mean = memory.cache(np.mean)
+    shared = skl_mmap.share(ROWS)
+    assert mean(ROWS) == mean(shared)
+    assert mean.check_call_in_cache(shared)
+    rows = np.r_[0:2000, 3000:5000]
+    mean(shared[rows])
+    assert mean.check_call_in_cache(ROWS[rows])
+    assert not mean.check_call_in_cache(ROWS[rows + 1])
