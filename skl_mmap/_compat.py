@@ -381,6 +381,13 @@ def _has_depth() -> bool:
     return isinstance(_find(_JOBLIB_EXECUTOR, "_CURRENT_DEPTH"), int)
 
 
+def terminated_worker_errors() -> tuple[type[BaseException], ...]:
+    """Return the errors of both copies of loky for a worker that has ended."""
+    modules = "loky.process_executor", _JOBLIB_EXECUTOR
+    found = [_find(module, "TerminatedWorkerError") for module in modules]
+    return tuple(dict.fromkeys(error for error in found if error is not None))
+
+
 def why_broken(executor: Any) -> BaseException | None:
     """Return the error that has ended a pool; None if there is none, or it is unknown.
 

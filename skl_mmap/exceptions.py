@@ -8,6 +8,7 @@ The tree::
     ├── NotEnoughMemoryError     (also MemoryError)   a segment does not fit in memory
     ├── NotEnoughDiskError       (also OSError)       a segment does not fit on the disk
     ├── SegmentLostError         (also OSError)       a worker cannot open shared data
+    ├── LostWorkerError          (also RuntimeError)  a worker ended while it worked
     ├── ClosedArrayError         (also ValueError)    a shared array after its close()
     ├── CopyError                (also RuntimeError)  X was copied, and should not be
     └── MeasurementError         (also RuntimeError)  memory could not be measured
@@ -27,6 +28,7 @@ __all__ = [
     "FallbackWarning",
     "FileFormatError",
     "InvalidParameterError",
+    "LostWorkerError",
     "MeasurementError",
     "NotEnoughDiskError",
     "NotEnoughMemoryError",
@@ -58,6 +60,13 @@ class NotEnoughDiskError(SklMmapError, OSError):
 
 class SegmentLostError(SklMmapError, OSError):
     """Shared data is gone, or may not be opened by this process."""
+
+
+class LostWorkerError(SklMmapError, RuntimeError):
+    """A worker has ended in the middle of a task, killed by a signal for instance.
+
+    What is raised is loky's and joblib's ``TerminatedWorkerError`` too.
+    """
 
 
 class ClosedArrayError(SklMmapError, ValueError):

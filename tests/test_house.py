@@ -184,7 +184,7 @@ TESTED_PARTS = {
         "estimators": "arranging shared_prefix",
     },
     "sizes are made small, or the kernel is made to refuse": {
-        "backend": "forking in_process",
+        "backend": "forking in_process lost_tasks",
         "memory": "adoption conversion filling mapping plan result_files runs segment "
         "sharing shifted_pages store views windows",
         "files": "columns csv load npy typed",

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from joblib.parallel import AutoBatchingMixin, FallbackToBackend, ParallelBackendBase
-from loky.process_executor import ShutdownExecutorError
+from loky.process_executor import ShutdownExecutorError, TerminatedWorkerError
 
 from skl_mmap import _compat
 from skl_mmap.backend._calls import CallWatch
 from skl_mmap.backend._in_process import SequentialBackend, count_jobs, nested_backend
 from skl_mmap.backend._indices import compact_waiting
 from skl_mmap.backend._layout_choice import LayoutChoice
+from skl_mmap.backend._lost_tasks import TasksInFlight
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._pool import get_executor, submit, why_spawned
 from skl_mmap.backend._task import Task, unpack
@@ -121,6 +122,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self.parallel: Any = None
         self._watch: CallWatch | None = None
         self._choice: LayoutChoice | None = None
+        self._in_flight = TasksInFlight(1)
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return how many tasks run at the same time; the rules of joblib's "loky"."""
@@ -172,6 +174,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self._close_files()
         self._files = FilePool.for_call(options.min_bytes)
         self._watch = self._choice = None
+        self._in_flight = TasksInFlight(self._n_workers)
         if options.layouts == "auto" and options.min_bytes is not None:
             self._choice = LayoutChoice(self._n_workers, options.min_bytes)
         if is_measuring() and self.parallel is not None:
@@ -211,6 +214,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         future = submit(self._workers, task)
         if callback is not None:
             future.add_done_callback(callback)
+        self._in_flight.add(future, task.batch)
         # Not before joblib has read the result, which may refer to the segments.
         future.add_done_callback(task.release)
         return future
@@ -226,6 +230,8 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
                 "Parallel returned before it is garbage collected or Parallel is "
                 "called again."
             ) from error
+        except TerminatedWorkerError as error:
+            raise self._in_flight.explain(error) from error
         return unpack(outcome)
 
     def terminate(self) -> None:

@@ -62,10 +62,10 @@ from skl_mmap.memory._runs import (
 from skl_mmap.memory._segment import (
     Segment,
     SegmentHandle,
-    SegmentWriter,
     new_segment,
     open_file_segment,
 )
+from skl_mmap.memory._segment_writer import SegmentWriter
 from skl_mmap.memory._settings import Settings
 from skl_mmap.memory._shared_array import SharedArray, carry_out, select_rows
 from skl_mmap.memory._sharing import share_array

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from skl_mmap.memory._filling import stored_order
 from skl_mmap.memory._placement import Placement
-from skl_mmap.memory._segment import Segment, SegmentWriter
+from skl_mmap.memory._segment import Segment
+from skl_mmap.memory._segment_writer import SegmentWriter
 from skl_mmap.memory._stack import Stack
 
 # Long enough parts of columns that go to, or are compared with, rows.

@@ -3,6 +3,7 @@
 Nothing but the standard library is imported here.
 """
 
+from skl_mmap.monitor._group import count_own_kills
 from skl_mmap.monitor._measure import (
     Measurement,
     OwnMemory,
@@ -46,6 +47,7 @@ __all__ = [
     "SegmentRecord",
     "TaskRecord",
     "add_reasons",
+    "count_own_kills",
     "find_joblib_places",
     "is_measuring",
     "listen",

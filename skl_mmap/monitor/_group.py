@@ -16,9 +16,10 @@ be imported.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
-from skl_mmap._linux.proc import read_file
+from skl_mmap._linux.proc import find_group, read_file
 
 GroupNumbers = tuple[int, int]
 """Committed bytes (private, shared and swapped), and bytes of page cache."""
@@ -89,3 +90,19 @@ class ControlGroup:
             return read_file(os.path.join(self.folder, name))
         except OSError:
             return b""
+
+
+def count_own_kills() -> int:
+    """Return how many processes the kernel has ended in the group of this process.
+
+    For want of memory, since the group was made; 0 where that is not known.
+    """
+    found = find_group(os.getpid())
+    if found is None:
+        return 0
+    with (
+        contextlib.suppress(OSError),
+        contextlib.closing(ControlGroup(*found)) as group,
+    ):
+        return group.count_kills()
+    return 0

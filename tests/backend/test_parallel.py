@@ -6,13 +6,16 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import joblib
@@ -20,7 +23,12 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed
 from loky.process_executor import TerminatedWorkerError
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import KFold, cross_validate
 
+from skl_mmap.backend import _lost_tasks
+from skl_mmap.backend._lost_tasks import TasksInFlight
+from skl_mmap.exceptions import LostWorkerError
 from tests.backend.common import (
     SegmentWatch,
     bytes_of_memfds,
@@ -311,6 +319,53 @@ def test_killed_worker_is_an_error_and_the_next_call_works() -> None:
         with pytest.raises(TerminatedWorkerError):
             call_each(kill_this_process, numbered_rows(500, 30))
         assert_workers_work()
+
+
+class Mortal(Ridge):
+    """Ends its process where the first row of its train set is that one."""
+
+    def fit(self, X: Any, y: Any) -> Mortal:
+        if X[0, 0] != 0.0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(1.0)
+        return self
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        TerminatedWorkerError,
+        joblib.externals.loky.process_executor.TerminatedWorkerError,
+        LostWorkerError,
+    ],
+    ids=["of loky", "of joblib", "of the package"],
+)
+def test_tasks_that_may_have_killed_a_worker_are_named(
+    expected: type[Exception],
+) -> None:
+    X = numbered_rows(500, 30).astype(float)
+    with use_mmap(), pytest.raises(expected) as caught:
+        cross_validate(Mortal(), X, X[:, 0], cv=KFold(3), error_score="raise")
+    text = str(caught.value)
+    assert "Those that ran: Mortal" in text
+    assert "SIGKILL(-9)" in text
+    assert "are available now" in text
+    copied = pickle.loads(pickle.dumps(caught.value))
+    assert (type(copied), str(copied)) == (type(caught.value), text)
+
+
+def test_kills_for_want_of_memory_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    kills = iter([3, 5])
+    monkeypatch.setattr(_lost_tasks, "count_own_kills", lambda: next(kills))
+    tasks = TasksInFlight(2)
+    for number in range(4):
+        batch = [(abs, (-1,), {"label": f"part {number}"})]
+        tasks.add(Future(), SimpleNamespace(items=batch))
+    text = str(tasks.explain(TerminatedWorkerError("")))
+    assert (
+        "Those that ran: part 0; part 1. Exit codes of the workers: not known" in text
+    )
+    assert "has ended 2 processes of this control group" in text
 
 
 def lose_a_worker() -> None:
