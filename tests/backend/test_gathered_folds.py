@@ -22,6 +22,7 @@ from sklearn.model_selection import (
     StratifiedKFold,
     cross_validate,
 )
+from sklearn.tree import DecisionTreeClassifier
 
 import skl_mmap
 from skl_mmap.memory import _gathered_folds, can_remap
@@ -113,8 +114,6 @@ def test_searches_equal_those_in_one_process(cv: Any, dtype: str, order: Any) ->
 
 
 def test_converted_copies_are_gathered_as_well() -> None:
-    from sklearn.tree import DecisionTreeClassifier
-
     def fit() -> Any:
         grid = {"max_depth": [1, 2]}
         tree = DecisionTreeClassifier(random_state=0)

@@ -177,6 +177,16 @@ def test_folds_with_the_same_checksum_are_told_apart(
     assert allocated_bytes(handle) < 5 * PLAIN[TRAIN].nbytes + 20 * PAGE_BYTES
 
 
+def test_rows_from_the_end_are_told_from_others() -> None:
+    wide = RNG.random((200, 400))
+    rows = RNG.permutation(np.arange(56, 200))
+    handle, _segment = share_plain(wide)
+    take_counted()
+    # The same numbers, if they are written down as bytes without a sign.
+    for index in (rows, rows - 256):
+        assert_gathered(task(handle)[index], wide[index])
+
+
 def test_parts_of_one_segment_are_told_apart() -> None:
     handle, segment = share_plain()
     both = PLAIN[:1500], PLAIN[1500:]
@@ -426,6 +436,10 @@ class TestBudget:
         store.next_task(4)
         assert self.count(store, PLAIN + 1.0) == [0]
         assert self.count(store, PLAIN) == [4]
+
+    def test_with_more_splits_than_workers_small_arrays_do_not_either(self) -> None:
+        store = make_searching_store(4, 5)
+        assert self.count(store, PLAIN, PLAIN[:1000].copy()) == [0, 0]
 
     def test_there_may_be_room_for_more(self) -> None:
         store = make_searching_store(8, 4)
