@@ -20,8 +20,8 @@ __all__ = ["gathered"]
 _ROWS = 400_000
 _COLUMNS = 50
 _N_CANDIDATES = 10
-# Number of splits, of workers, and what mmap may take: X, a fold for each split, and what
-# estimators make of y.
+# Number of splits, of workers, and what mmap may take: X, a fold for each split, and
+# what estimators make of y.
 _CASES = ((5, 8, 7.0), (3, 4, 4.6))
 
 
