@@ -599,11 +599,12 @@ _TASKS = {
 
 def find_model_task(function: Any) -> ModelTask | None:
     """Return how a function hands X to an estimator; None if it may look at it."""
-    module, name = (
-        getattr(function, field, "") for field in ("__module__", "__qualname__")
-    )
-    task = _TASKS.get((module, name))
+    task = _TASKS.get(_name_of(function))
     return task if task is not None and _has_arguments(function, task.first) else None
+
+
+def _name_of(function: Any) -> tuple[str, str]:
+    return getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
 
 
 def is_bagging_all(ensemble: Any, arguments: dict[str, Any]) -> bool:
@@ -639,8 +640,38 @@ _FITS_ON_ROWS = frozenset(
 
 def is_fit_on_rows(function: Any) -> bool:
     """Return whether a function fits an estimator on all rows, or on a train set."""
-    name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
-    return name in _FITS_ON_ROWS and find_model_task(function) is not None
+    return _name_of(function) in _FITS_ON_ROWS and find_model_task(function) is not None
+
+
+def count_repeated_splits(batch: Any) -> int:
+    """Return how many splits there are, if each is that of several tasks; 0 if not.
+
+    Searches fit each candidate on each split, and say so to their tasks.
+    """
+    for function, _, kwargs in (tasks_of(batch) or ())[:1]:
+        function = inspect.unwrap(function)
+        if _name_of(function) != (_VALIDATION, "_fit_and_score"):
+            return 0
+        progress = [kwargs.get(name) for name in _PROGRESS]
+        if all(isinstance(part, tuple) and len(part) == 2 for part in progress):
+            n_splits, n_candidates = (part[1] for part in progress)
+            return n_splits if n_candidates > 1 else 0
+    return 0
+
+
+# Arguments of the tasks of a search: (number, how many there are) each.
+_PROGRESS = ("split_progress", "candidate_progress")
+
+
+@_needs(
+    _VALIDATION,
+    "progress of searches",
+    "the tasks of a search do not say how many splits and candidates there are, so "
+    "that each of them copies its scattered folds",
+)
+def _has_progress() -> bool:
+    function = inspect.unwrap(_find(_VALIDATION, "_fit_and_score"))
+    return set(_PROGRESS) <= set(inspect.signature(function).parameters)
 
 
 def is_handing_scorer(scorer: Any) -> bool:

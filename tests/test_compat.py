@@ -22,7 +22,13 @@ from joblib.externals.loky import process_executor
 from scipy import sparse
 from sklearn.ensemble import StackingRegressor
 from sklearn.linear_model import LinearRegression, Ridge
-from sklearn.model_selection import GridSearchCV, KFold, cross_val_score, cross_validate
+from sklearn.model_selection import (
+    GridSearchCV,
+    KFold,
+    _search,
+    cross_val_score,
+    cross_validate,
+)
 from sklearn.model_selection import _validation as validation
 from sklearn.tree import DecisionTreeRegressor
 
@@ -75,6 +81,11 @@ class OtherQueue:
         self.put, self.get = inner.put, inner.get
 
 
+def fit_quietly(estimator: Any, X: Any, y: Any, **others: Any) -> Any:
+    """Do what scikit-learn's function does, without a word about progress."""
+    return validation._fit_and_score(estimator, X, y, **others)
+
+
 def fit_and_score(model: Any, data: Any, target: Any, **others: Any) -> Any:
     """Do what scikit-learn's function does, with other names for its arguments."""
     return validation._fit_and_score(model, data, target, **others)
@@ -99,6 +110,11 @@ def remove_depth(monkeypatch: Patch) -> None:
 
 def rename_tasks(monkeypatch: Patch) -> None:
     monkeypatch.setattr(validation, "_fit_and_score", fit_and_score)
+
+
+def hide_progress(monkeypatch: Patch) -> None:
+    for module in (validation, _search):
+        monkeypatch.setattr(module, "_fit_and_score", fit_quietly)
 
 
 def rename_stacking(monkeypatch: Patch) -> None:
@@ -144,7 +160,8 @@ CASES: dict[str, tuple[Callable[[Patch], None], set[str]]] = {
     "depth of nesting": (remove_depth, set()),
     "broken pools": (hiding("_ExecutorFlags"), set()),
     "processes of loky": (hiding("_bootstrap"), set()),
-    "tasks of scikit-learn": (rename_tasks, set()),
+    "tasks of scikit-learn": (rename_tasks, {"progress of searches"}),
+    "progress of searches": (hide_progress, set()),
     "scorers of scikit-learn": (hiding("_MultimetricScorer"), set()),
     "tasks of stacking": (rename_stacking, {"tasks of scikit-learn"}),
     "callbacks of scikit-learn": (hiding("_skl_callbacks"), set()),
@@ -333,6 +350,19 @@ class TestScikitLearn:
         assert "was given X as" in notes_of_search()[0]
         without("scorers of scikit-learn")
         assert "was given train sets of X as" in notes_of_search()[0]
+
+    def test_without_the_progress_of_searches_folds_are_copied(
+        self, without: Without
+    ) -> None:
+        def reasons_of_search() -> set[str]:
+            with skl_mmap.measure() as report, use_mmap(n_jobs=4):
+                cv = KFold(3, shuffle=True, random_state=0)
+                GridSearchCV(Ridge(), {"alpha": [1, 2]}, cv=cv, refit=False).fit(X, Y)
+            return set(report.copy_reasons)
+
+        assert "GATHERED" in reasons_of_search()
+        without("progress of searches")
+        assert "GATHERED" not in reasons_of_search()
 
     def test_without_its_fits_stacks_fit_themselves(self, without: Without) -> None:
         stack = StackingRegressor([("a", Ridge()), ("b", LinearRegression())], cv=3)

@@ -185,8 +185,9 @@ TESTED_PARTS = {
     },
     "sizes are made small, or the kernel is made to refuse": {
         "backend": "forking in_process lost_tasks",
-        "memory": "adoption conversion filling mapping plan result_files runs segment "
-        "sharing shifted_pages store views windows",
+        "memory": "adoption conversion filling fold_budget gathered_folds mapping "
+        "page_filler plan result_files runs segment sharing shifted_pages store views "
+        "windows",
         "files": "columns csv load npy typed",
         "orders": "page_order",
     },
@@ -196,6 +197,7 @@ REPLACED_ELSEWHERE = {
     ("conftest.py", "backend._forking"): "its server is known, and no leak",
     ("backend/common.py", "copies._known_layouts"): "tests have tables of their own",
     ("backend/test_environments.py", "memory._segment"): "a folder is absent",
+    ("backend/test_gathered_folds.py", "memory._gathered_folds"): "a worker dies in it",
     ("backend/test_shifted_pages.py", "memory._shifted_pages"): "a worker dies in it",
     ("estimators/test_copies.py", "monitor._sampler_process"): "it is made to die",
     ("files/test_load.py", "containers._pandas"): "it fails, as if pandas were broken",

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from loky.backend.reduction import get_loky_pickler
 
+from skl_mmap._compat import count_repeated_splits
 from skl_mmap.backend._layouts import InLayout
 from skl_mmap.backend._object_arrays import rebuild_objects, share_objects
 from skl_mmap.backend._options import Options
@@ -400,7 +401,7 @@ def dump_task(
     task: object, store: Store, options: Options
 ) -> tuple[TaskPickle, list[Segment]]:
     """Pickle a task."""
-    store.next_task()
+    store.next_task(count_repeated_splits(task))
     file = TaskPickle()
     pickler = TaskPickler(file, store, options)
     pickler.dump(task)

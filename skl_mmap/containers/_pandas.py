@@ -55,6 +55,7 @@ from skl_mmap.memory import (
     expand_runs,
     find_mapping,
     find_runs,
+    gather_rows,
     geometry_of,
     map_array,
     plan_by_column,
@@ -376,7 +377,9 @@ def _select_in_block(frame: Any, values: npt.NDArray[Any], index: Any) -> Any:
     """Select rows of a frame that is one array; so is the result, in the same order."""
     geometry = geometry_of(values)
     plan = plan_by_column(geometry, index)
-    joined = carry_out(plan, geometry, values, len(index))
+    joined = gather_rows(plan, geometry, values, index, order=geometry.order)
+    if joined is None:
+        joined = carry_out(plan, geometry, values, len(index))
     if joined is None:
         return None
     labels = _take_labels(frame.index, index)

@@ -9,6 +9,7 @@ from skl_mmap.memory._column_plan import plan_by_column
 from skl_mmap.memory._conversion import Conversion, LossyConversionError
 from skl_mmap.memory._filling import stored_order
 from skl_mmap.memory._fresh import copy_array
+from skl_mmap.memory._gathered_folds import gather_rows
 from skl_mmap.memory._handles import (
     ArrayHandle,
     IndexHandle,
@@ -137,6 +138,7 @@ __all__ = [
     "expand_runs",
     "find_mapping",
     "find_runs",
+    "gather_rows",
     "geometry_of",
     "index_of_runs",
     "index_runs",

@@ -59,6 +59,7 @@ class Reason(enum.Enum):
         "runs that do not agree with the pages of the file, of which all tasks share "
         "one copy"
     )
+    GATHERED = "rows that are not in long runs, of which all tasks share one copy"
     NOT_BY_ROW = "the array is not C-contiguous"
     TEST_SETS = "of data that is stored as fit wants it, only train sets are mapped"
     NO_MAPPINGS = "the kernel has no room for more mappings"
@@ -90,6 +91,11 @@ class Reason(enum.Enum):
         return self in _COUNTED
 
     @property
+    def is_shared(self) -> bool:
+        """Whether tasks have one copy in common, and not each its own."""
+        return self in (Reason.SHIFTED, Reason.GATHERED)
+
+    @property
     def remedies(self) -> tuple[Remedy, ...]:
         """What may help, the best first. Not each of them helps in every case."""
         return _REMEDIES.get(self, ())
@@ -99,7 +105,7 @@ _COUNTED = frozenset(
     {
         *(Reason.SCATTERED, Reason.SHORT_RUNS, Reason.SEAMS, Reason.NOT_BY_ROW),
         *(Reason.TEST_SETS, Reason.NO_MAPPINGS, Reason.COLUMNS, Reason.MANY_COLUMNS),
-        Reason.SHIFTED,
+        *(Reason.SHIFTED, Reason.GATHERED),
     }
 )
 _REMEDIES = {

@@ -17,6 +17,7 @@ from skl_mmap import _compat
 from skl_mmap._linux.proc import PAGE_BYTES
 from skl_mmap.memory._accounting import counters
 from skl_mmap.memory._closing import WeakMethod, close_array, close_at_exit
+from skl_mmap.memory._gathered_folds import gather_rows
 from skl_mmap.memory._mapping import (
     Mapping,
     as_array,
@@ -156,6 +157,9 @@ def select_rows(
         return rows  # type: ignore[no-any-return]
     geometry = geometry_of(array)
     plan = plan_rows(geometry, index)
+    gathered = gather_rows(plan, geometry, array, index, subtype=subtype)
+    if gathered is not None:
+        return gathered
     return carry_out(plan, geometry, array, count_selected(index), subtype)
 
 

@@ -14,68 +14,47 @@ every page of the segment at each *shift*, and holes where no task needs any::
                                                 what is marked can be mapped
 
 All folds of one size have the same shifts, so the file does not grow with the number
-of tasks and workers. What is marked never changes, since the segment is sealed. A
-worker that dies loses its locks, and what it had not marked is copied again. Nobody
-waits for a lock while holding one, nor for long: then a task has a copy for itself.
+of tasks and workers. What is marked never changes, since the segment is sealed; see
+`_page_filler.py`. Behind the marks there is room for gathered folds (see
+`_gathered_folds.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import os
-import struct
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from skl_mmap._linux import proc
 from skl_mmap._linux.proc import PAGE_BYTES
-from skl_mmap.exceptions import SegmentLostError
 from skl_mmap.memory._filling import write_buffer
+from skl_mmap.memory._fold_budget import FoldBudget
+from skl_mmap.memory._page_filler import HAS_LOCKS, PageFiller, open_for_writing
 from skl_mmap.memory._placement import spare_memory_bytes
-from skl_mmap.memory._segment import (
-    Segment,
-    SegmentHandle,
-    create_in_memory,
-    open_handle,
-)
+from skl_mmap.memory._segment import Segment, SegmentHandle, create_in_memory
 from skl_mmap.monitor import SegmentRecord, is_measuring, publish
 
 if TYPE_CHECKING:
     from skl_mmap.memory._handles import ArrayHandle
     from skl_mmap.memory._plan import _Part
 
-_HAS_LOCKS = sys.platform == "linux" and sys.maxsize > 1 << 32
 if sys.platform == "linux":
-    from fcntl import (
-        F_GET_SEALS,
-        F_OFD_SETLK,
-        F_SEAL_WRITE,
-        F_UNLCK,
-        F_WRLCK,
-        fcntl,
-    )
+    from fcntl import F_GET_SEALS, F_SEAL_WRITE, fcntl
 
     _NO_WRITE_SEALS = F_SEAL_WRITE | 0x10  # F_SEAL_FUTURE_WRITE, see _segment.py
 
-# Others copy behind this step meanwhile; and a killed worker has not done more in vain.
-_STEP_PAGES = 256
-# So long a worker that holds a lock may make no progress: it was stopped, say.
-_PATIENCE_SECONDS = 5.0
-_FIRST_PAUSE_SECONDS = 0.0005
-_LONGEST_PAUSE_SECONDS = 0.02
 _PLANNED_WORKERS = 4
 # Each takes a descriptor of the parent.
 _MAX_FILES = 64
 # The rest of the memory that may be taken is left to the tasks.
 _SHARE_OF_SPARE = 0.5
+# Of the room for gathered folds: for what is written down beside them.
+_MORE_PAGES = 1024
 
 
 class ShiftedFile(NamedTuple):
@@ -91,12 +70,16 @@ class ShiftedFile(NamedTuple):
         How large it may become.
     n_workers : int
         How many workers there are, each of which would make copies otherwise.
+    n_splits : int
+        How many splits there are, each for several tasks, if their folds may be
+        gathered here; else 0.
     """
 
     file: SegmentHandle
     n_pages: int
     budget_bytes: int
     n_workers: int
+    n_splits: int = 0
 
     def number_of(self, file_offset: int) -> int:
         """Return the number of the page that begins at a place of the segment."""
@@ -112,6 +95,11 @@ class ShiftedFile(NamedTuple):
     def marks_place(self) -> int:
         """Place of the marks: a byte for each page, which is not 0 if it is there."""
         return PAGE_BYTES * PAGE_BYTES * self.n_pages
+
+    @property
+    def folds_place(self) -> int:
+        """Place of the gathered folds, at the beginning of a page."""
+        return self.marks_place + PAGE_BYTES * self.n_pages
 
 
 def planned_file(n_bytes: int) -> ShiftedFile:
@@ -136,12 +124,21 @@ class ShiftedPages:
     def __init__(self, n_workers: int) -> None:
         self._n_workers = n_workers
         self._is_used = n_workers > 1 and can_shift_pages()
+        self._budget = FoldBudget(n_workers)
         # A file goes with its segment, if not before.
         self._files: weakref.WeakKeyDictionary[Segment, tuple[Segment, ShiftedFile]]
         self._files = weakref.WeakKeyDictionary()
         self._names: weakref.WeakKeyDictionary[Segment, str]
         self._names = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
+
+    def next_task(self, n_splits: int) -> None:
+        """Say that what is offered from now on is for another task; see `FoldBudget`.
+
+        Of one with whose folds others have to do as well, if there are any splits.
+        """
+        with self._lock:
+            self._budget.next_task(n_splits)
 
     def offer(self, shared: tuple[ArrayHandle, Segment]) -> tuple[ArrayHandle, Segment]:
         """Tell whoever gets the handle of an array where its shifted pages are."""
@@ -153,14 +150,18 @@ class ShiftedPages:
             if known is None and len(self._files) < _MAX_FILES and is_constant(segment):
                 known = self._add(segment)
                 self._names[segment] = f"{handle.dtype} {handle.shape}"
-        if known is None:
-            return shared
-        settings = handle.settings._replace(shifted=known[1])
+            if known is None:
+                return shared
+            n_splits = self._budget.count_splits(segment)
+        shifted = known[1]._replace(n_splits=n_splits)
+        settings = handle.settings._replace(shifted=shifted)
         return dataclasses.replace(handle, settings=settings), segment
 
     def _add(self, segment: Segment) -> tuple[Segment, ShiftedFile] | None:
         n_pages = segment.n_bytes // PAGE_BYTES + 1
-        n_bytes = PAGE_BYTES * n_pages * (PAGE_BYTES + 1)
+        # As much as folds of all workers would take; each page has its mark.
+        n_fold_pages = self._n_workers * (n_pages + n_pages // 16) + _MORE_PAGES
+        n_bytes = (PAGE_BYTES * n_pages + n_fold_pages) * (PAGE_BYTES + 1)
         # No more than the copies of all other workers would take.
         budget_bytes = (self._n_workers - 1) * segment.n_bytes
         budget_bytes = int(min(budget_bytes, _SHARE_OF_SPARE * spare_memory_bytes()))
@@ -195,7 +196,7 @@ def can_shift_pages() -> bool:
 
     A kernel that is strict about memory would charge both a file and its mapping.
     """
-    return _HAS_LOCKS and proc.can_remap() and not proc.is_overcommit_strict()
+    return HAS_LOCKS and proc.can_remap() and not proc.is_overcommit_strict()
 
 
 def is_constant(segment: Segment) -> bool:
@@ -252,104 +253,35 @@ def find_sources(
         yield list(known.values())
         return
     with contextlib.closing(filler):
-        filler.fill(needed)
+        filler.fill_parts(needed)
         known.update(filler.find_sources(needed))
         yield [known[part] for part in parts if part in known]
 
 
-# The last file for which somebody has been waited in vain: nobody is any more.
-_stalled: tuple[int, int] | None = None
-
-
-class _Filler:
-    """Copies pages that are missing, each unless another worker is about to."""
+class _Filler(PageFiller):
+    """Copies pages of a segment that are missing."""
 
     def __init__(self, fd: int, segment: Segment, shifted: ShiftedFile) -> None:
-        self._fd = fd
+        super().__init__(fd, shifted.file, marks_place=shifted.marks_place)
         self._segment = segment
         self._shifted = shifted
 
     @classmethod
     def open(cls, segment: Segment, shifted: ShiftedFile) -> _Filler | None:
-        """Open the file; None if the call has ended, or no descriptor is left.
-
-        Locks belong to this opening of the file, not to the process, so that threads
-        are as different as workers are.
-        """
-        try:
-            return cls(open_handle(shifted.file, os.O_RDWR), segment, shifted)
-        except SegmentLostError:
-            return None
-
-    def close(self) -> None:
-        """Close the file; what was mapped stays."""
-        os.close(self._fd)
+        """Open the file; None if the call has ended, or no descriptor is left."""
+        fd = open_for_writing(shifted.file)
+        return None if fd is None else cls(fd, segment, shifted)
 
     def find_sources(self, parts: Sequence[_Part]) -> Iterator[tuple[_Part, Source]]:
         """Yield those of some parts of which no page is missing."""
         for part in parts:
             first, stop = self._numbers_of(part)
-            if not self._missing(first, stop):
+            if not self.missing(first, stop):
                 yield part, Source(part, self._fd, first * PAGE_BYTES)
 
-    def fill(self, parts: Sequence[_Part]) -> None:
+    def fill_parts(self, parts: Sequence[_Part]) -> None:
         """Copy the pages that are missing, as far as there is room for them."""
-        steps = [
-            (first, min(first + _STEP_PAGES, stop))
-            for part in parts
-            for begin, stop in self._missing(*self._numbers_of(part))
-            for first in range(begin, stop, _STEP_PAGES)
-        ]
-        if not steps:
-            return
-        # What cannot be copied is missing, and every task copies it.
-        with contextlib.suppress(OSError):
-            waiting = [step for step in self._affordable(steps) if not self._try(*step)]
-            self._wait_for(waiting)
-
-    def _affordable(self, steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        used_bytes = os.fstat(self._fd).st_blocks * 512
-        left_bytes = self._shifted.budget_bytes - used_bytes
-        left_bytes = int(min(left_bytes, spare_memory_bytes()))
-        affordable = []
-        for first, stop in steps:
-            left_bytes -= (stop - first) * PAGE_BYTES
-            if left_bytes < 0:
-                break
-            affordable.append((first, stop))
-        return affordable
-
-    def _wait_for(self, waiting: list[tuple[int, int]]) -> None:
-        """Wait until others have copied pages, or have died."""
-        global _stalled
-        identity = self._shifted.file.device, self._shifted.file.inode
-        pause = _FIRST_PAUSE_SECONDS
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while waiting and _stalled != identity:
-            time.sleep(pause)
-            left = [step for step in waiting if not self._try(*step)]
-            if len(left) < len(waiting):
-                pause, deadline = (
-                    _FIRST_PAUSE_SECONDS,
-                    time.monotonic() + _PATIENCE_SECONDS,
-                )
-            elif time.monotonic() > deadline:
-                _stalled = identity
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-            waiting = left
-
-    def _try(self, first: int, stop: int) -> bool:
-        """Copy what is missing of a step; False if another worker has the lock."""
-        if not self._lock(F_WRLCK, first, stop):
-            return False
-        try:
-            for begin, end in self._missing(first, stop):
-                self._copy(begin, end)
-                marks = memoryview(b"\1" * (end - begin))
-                write_buffer(self._fd, marks, self._shifted.marks_place + begin)
-        finally:
-            self._lock(F_UNLCK, first, stop)
-        return True
+        self.fill(map(self._numbers_of, parts), self._shifted.budget_bytes)
 
     def _copy(self, first: int, stop: int) -> None:
         """Copy pages of one shift; behind the end of the segment, nothing is."""
@@ -363,26 +295,6 @@ class _Filler:
             place += len(data)
             offset += len(data)
 
-    def _lock(self, kind: int, first: int, stop: int) -> bool:
-        n_bytes = (stop - first) * PAGE_BYTES
-        place = first * PAGE_BYTES
-        # struct flock of 64-bit systems; see man 2 fcntl.
-        lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, place, n_bytes, 0)
-        try:
-            fcntl(self._fd, F_OFD_SETLK, lock)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            return False
-        return True
-
     def _numbers_of(self, part: _Part) -> tuple[int, int]:
         first = self._shifted.number_of(part.file_offset)
         return first, first + (part.high - part.low) // PAGE_BYTES
-
-    def _missing(self, first: int, stop: int) -> list[tuple[int, int]]:
-        """Return the runs of pages that are not marked."""
-        marks = os.pread(self._fd, stop - first, self._shifted.marks_place + first)
-        is_missing = np.frombuffer(marks, dtype=np.uint8) == 0
-        edges = np.flatnonzero(np.diff(is_missing, prepend=False, append=False)) + first
-        return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]

@@ -201,10 +201,14 @@ class Store:
             self._adopted = [m for m in self._adopted if m.is_at(0, m.n_bytes)]
             self._views.close()
 
-    def next_task(self) -> None:
-        """Say that what is shared from now on is for another task."""
+    def next_task(self, n_splits: int = 0) -> None:
+        """Say that what is shared from now on is for another task.
+
+        Of one of so many splits, if other tasks of the call get the same folds.
+        """
         with self._lock:
             self._views.next_task()
+            self._shifted.next_task(n_splits)
 
     def end_call(self) -> None:
         """Let go of what is shared for one call only: parts of arrays and of folds."""

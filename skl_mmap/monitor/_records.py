@@ -31,7 +31,8 @@ class TaskRecord:
         Bytes of folds that were mapped: they cost no memory.
     copied_bytes : int
         Bytes of folds that were copied although their source is shared; by the task
-        itself, but for those of the reason ``"SHIFTED"``, which tasks share.
+        itself, but for those of the reasons ``"SHIFTED"`` and ``"GATHERED"``, which
+        tasks share.
     attached_bytes : int
         Bytes of whole arrays that were mapped, from which folds are selected.
     copy_reasons : mapping of str to int

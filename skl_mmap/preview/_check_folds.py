@@ -84,7 +84,9 @@ def check_folds(
     of `X`. Sparse matrices other than CSR are converted, as scikit-learn does. What
     the kernel may refuse at that moment (too many mappings) is not predicted. Neither
     is the copy in another layout that some estimators are given (``layouts="auto"``),
-    of which more may be mapped: this is about `X` as it is.
+    of which more may be mapped: this is about `X` as it is. And of a search, all
+    candidates share what is copied of scattered folds, if there are no more splits than
+    workers.
 
     Examples
     --------

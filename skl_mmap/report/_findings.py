@@ -99,7 +99,12 @@ class _Job:
             # In the order of the folds, the rows also lie one by one.
             n_bytes += self.fold_bytes.get(Reason.SHORT_RUNS, 0)
             n_bytes += self.fold_bytes.get(Reason.NOT_BY_ROW, 0)
-        return n_bytes
+        return n_bytes + (self.folds_file_bytes if self.has_gathered else 0)
+
+    @property
+    def has_gathered(self) -> bool:
+        """Tell if what all tasks shared a copy of are scattered folds."""
+        return Reason.GATHERED.name in self.report.copy_reasons
 
     @property
     def folds_file_bytes(self) -> int:
@@ -174,7 +179,8 @@ def _store_by_row(job: _Job) -> Suggestion | None:
 
 
 def _order_rows(job: _Job) -> Suggestion | None:
-    n_bytes = job.fold_bytes.get(Reason.SEAMS, 0) + job.folds_file_bytes
+    n_bytes = job.fold_bytes.get(Reason.SEAMS, 0)
+    n_bytes += 0 if job.has_gathered else job.folds_file_bytes
     can_reorder = not job.report.calls or any(c.can_reorder for c in job.report.calls)
     if not n_bytes or not can_reorder or job.has("row_order", "any"):
         return None
@@ -274,7 +280,7 @@ def _explain_fold_copies(name: str, group: list[TaskCost], job: _Job) -> list[st
     if not guilty:
         return []
     worst = max(guilty, key=lambda task: task.own_copied_bytes / task.selected_bytes)
-    key = next((key for key in worst.copy_reasons if key != Reason.SHIFTED.name), "")
+    key = next((key for key in worst.copy_reasons if not _is_shared(key)), "")
     copied_bytes = sum(task.own_copied_bytes for task in guilty)
     sentence = (
         f"{name} copied {format_bytes(copied_bytes)} of folds"
@@ -333,6 +339,12 @@ def explain(key: str) -> str:
     """Write the reason of a copy, as records name it, as a sentence."""
     cause = _parse(key)
     return key if cause is None else str(cause)
+
+
+def _is_shared(key: str) -> bool:
+    """Return whether tasks share one copy of what a record names."""
+    cause = _parse(key)
+    return cause is not None and cause.reason.is_shared
 
 
 def _parse(key: str) -> Cause | None:

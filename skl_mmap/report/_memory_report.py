@@ -29,7 +29,12 @@ if TYPE_CHECKING:
     from skl_mmap.report._findings import Suggestion
 
 # Of these bytes, tasks share one copy.
-_SHIFTED = Reason.SHIFTED.name
+_SHARED = [reason.name for reason in Reason if reason.is_shared]
+
+
+def _count_shared(copy_reasons: Mapping[str, int]) -> int:
+    """Add up the bytes of folds that tasks share a copy of."""
+    return sum(copy_reasons.get(name, 0) for name in _SHARED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class TaskCost:
     @property
     def own_copied_bytes(self) -> int:
         """Bytes of folds that each task has copied for itself."""
-        return self.copied_bytes - self.copy_reasons.get(_SHIFTED, 0)
+        return self.copied_bytes - _count_shared(self.copy_reasons)
 
     @classmethod
     def from_records(cls, label: str, records: list[TaskRecord]) -> TaskCost:
@@ -92,7 +97,7 @@ class TaskCost:
         private = [
             record.peak_private_bytes
             - record.copied_bytes
-            + record.copy_reasons.get(_SHIFTED, 0)
+            + _count_shared(record.copy_reasons)
             for record in records
             if record.peak_private_bytes is not None
         ]

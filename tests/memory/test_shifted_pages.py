@@ -20,6 +20,7 @@ from skl_mmap.memory import (
     ArrayHandle,
     Segment,
     Store,
+    _page_filler,
     _shifted_pages,
     can_remap,
     describe,
@@ -232,7 +233,7 @@ def test_without_room_rows_are_copied_as_before(
     spare_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handle, _segment = shared_with(make_sharing_store(), PLAIN)
-    monkeypatch.setattr(_shifted_pages, "spare_memory_bytes", lambda: spare_bytes)
+    monkeypatch.setattr(_page_filler, "spare_memory_bytes", lambda: spare_bytes)
     take_counted()
     assert_same(rebuild_array(send(handle))[FOLD], PLAIN[FOLD])
     assert set(take_counted()[1]) == {"SEAMS"}
@@ -257,7 +258,7 @@ def test_a_file_that_cannot_be_filled_is_done_without(
 
     handle, _segment = shared_with(make_sharing_store(), PLAIN)
     name = "write_buffer" if error.errno == 28 else "fcntl"
-    monkeypatch.setattr(_shifted_pages, name, fail)
+    monkeypatch.setattr(_page_filler, name, fail)
     take_counted()
     assert_same(rebuild_array(send(handle))[FOLD], PLAIN[FOLD])
     assert set(take_counted()[1]) == {"SEAMS"}
@@ -273,17 +274,17 @@ def test_no_file_can_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nobody_waits_for_long_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_shifted_pages, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(_page_filler, "_PATIENCE_SECONDS", 0.05)
     handle, segment = shared_with(make_sharing_store(), PLAIN)
     shifted = handle.settings.shifted
     assert shifted is not None
     stopped = _shifted_pages._Filler.open(segment, shifted)
     assert stopped is not None
-    stopped._lock(_shifted_pages.F_WRLCK, 0, PAGE_BYTES * shifted.n_pages)
+    stopped._lock(_page_filler.F_WRLCK, 0, shifted.marks_place)
     pauses: list[float] = []
-    sleep = _shifted_pages.time.sleep
+    sleep = _page_filler.time.sleep
     monkeypatch.setattr(
-        _shifted_pages.time, "sleep", lambda s: (pauses.append(s), sleep(s))
+        _page_filler.time, "sleep", lambda s: (pauses.append(s), sleep(s))
     )
     take_counted()
     X = rebuild_array(send(handle))

@@ -181,6 +181,18 @@ class TestSuggestions:
         assert suggestion.code == 'parallel_config("mmap", n_jobs=3, row_order="any")'
         assert "20.0 MiB" in suggestion.reason
 
+    def test_folds_that_candidates_share_lie_row_by_row_once_arranged(self) -> None:
+        record = make_record(reasons={"GATHERED": 30 * MIB})
+        made = SegmentRecord("parts of folds", 20 * MIB, "memory", is_of_folds=True)
+        X = SegmentRecord("X", 10 * MIB, "memory")
+        calls = (make_call(is_partition=True),)
+        report = make_report(record, segments=(made, X), calls=calls, input_bytes=None)
+        assert report.large_copies == ()
+        assert report.tasks[0].own_copied_bytes == 0
+        [suggestion] = report.suggestions
+        assert "arrange" in suggestion.code
+        assert "20.0 MiB" in suggestion.reason
+
     def test_large_arrays_may_be_adopted(self) -> None:
         made = SegmentRecord("X", 100 * MIB, "memory", is_adoptable=True)
         calls = (make_call(),)
