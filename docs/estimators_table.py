@@ -106,6 +106,8 @@ _MORE_COSTS: dict[str, dict[str, Any]] = {
     "LatentDirichletAllocation": {"max_iter": 2},
     "MeanShift": {"max_iter": 2, "bandwidth": 5.0, "bin_seeding": True},
     "MiniBatchDictionaryLearning": {"n_components": 8, "max_iter": 2},
+    # They would go on until they converge, which columns of other scales keep them from.
+    **{name: {"max_iter": 500} for name in ("NuSVC", "NuSVR", "SVC", "SVR")},
     "NeighborhoodComponentsAnalysis": {"max_iter": 3},
     "SequentialFeatureSelector": {"n_features_to_select": 1, "cv": 2},
     "SparsePCA": {"n_components": 4},
@@ -172,9 +174,9 @@ def _make_entry(class_: type[Any], package: str) -> Entry:
     name = f"{class_.__module__}.{class_.__qualname__}"
     try:
         estimator = _make_estimator(class_)
+        tags = get_tags(estimator).input_tags
     except Exception as error:  # noqa: BLE001 - it is not ours, and said in the table
         return Entry(name, package, None, f"cannot be made: {error}")
-    tags = get_tags(estimator).input_tags
     if not tags.two_d_array:
         return Entry(name, package, None, "takes no table of numbers")
     if class_.__name__ == "FrozenEstimator":
