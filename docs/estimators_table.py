@@ -104,11 +104,15 @@ _MORE_COSTS: dict[str, dict[str, Any]] = {
     "LGBMClassifier": {"n_estimators": 4, "n_jobs": 1, "verbose": -1},
     "LGBMRegressor": {"n_estimators": 4, "n_jobs": 1, "verbose": -1},
     "LatentDirichletAllocation": {"max_iter": 2},
+    "LogisticRegressionCV": {"Cs": 2, "cv": 2},
     "MeanShift": {"max_iter": 2, "bandwidth": 5.0, "bin_seeding": True},
     "MiniBatchDictionaryLearning": {"n_components": 8, "max_iter": 2},
-    # They would go on until they converge, which columns of other scales keep them from.
+    # With columns of other scales they would go on and on.
     **{name: {"max_iter": 500} for name in ("NuSVC", "NuSVR", "SVC", "SVR")},
     "NeighborhoodComponentsAnalysis": {"max_iter": 3},
+    # Most rows would have no neighbors.
+    "RadiusNeighborsClassifier": {"radius": 20.0},
+    "RadiusNeighborsRegressor": {"radius": 20.0},
     "SequentialFeatureSelector": {"n_features_to_select": 1, "cv": 2},
     "SparsePCA": {"n_components": 4},
     "SparseRandomProjection": {"n_components": 20},
