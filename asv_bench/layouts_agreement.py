@@ -138,14 +138,14 @@ def list_jobs(estimator: Any, y: Any, *, is_array: bool) -> dict[str, Any]:
 
 
 @functools.cache
-def _find_possible(class_: type[Any], variation: Variation) -> list[str]:
+def _find_possible(class_: type[Any], variation: Variation, dtype: str) -> list[str]:
     """Return the jobs that have a result in this process, too.
 
     joblib starts all workers anew after an error, and nothing is told by one. Of the
     predictions, those that tell most are enough.
     """
     estimator = _entry_of(class_).estimator
-    X, y, _ = make_data(estimator, variation, "float64", limits=False)
+    X, y, _ = make_data(estimator, variation, dtype, limits=False)
     possible: list[str] = []
     with joblib.parallel_config("sequential"):
         for name, job in list_jobs(estimator, y, is_array=True).items():
@@ -173,7 +173,9 @@ def _fit_twice(estimator: Any, X: Any, y: Any) -> Any:
         for _ in range(2)
     )
     methods = [method for method in _METHODS if hasattr(fitted[0], method)]
-    results = [getattr(fit, method)(X[:100]) for fit in fitted for method in methods]
+    # In threads, a forest would add up its trees in any order.
+    with joblib.parallel_config("sequential"):
+        results = [getattr(fit, name)(X[:100]) for fit in fitted for name in methods]
     tells = _tells(type(estimator))
     return results, [state_of(fit) for fit in fitted] if tells else None
 
@@ -225,7 +227,7 @@ def compare_backends(
     X = store(values, given)
     notes = {}
     jobs = list_jobs(estimator, y, is_array=order in "CF")
-    possible = _find_possible(type(estimator), variation)
+    possible = _find_possible(type(estimator), variation, dtype)
     for name in [name for name in possible if name in jobs]:
         with joblib.parallel_config("loky", n_jobs=2):
             expected, _ = _run(jobs[name], estimator, X, y)

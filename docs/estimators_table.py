@@ -490,7 +490,13 @@ def read_layouts(path: str | os.PathLike[str] | None) -> dict[str, dict[str, str
     if path is None:
         return {}
     table = json.loads(Path(path).read_text(encoding="utf-8"))
-    return {name: rows[-1] for name, rows in table["estimators"].items()}
+    newest = {module: versions[-1] for module, versions in table["versions"].items()}
+    return {
+        name: row
+        for name, rows in table["estimators"].items()
+        for row in rows
+        if (version := newest[name.partition(".")[0]]) in row.get("in", [version])
+    }
 
 
 def write_row(path: str | os.PathLike[str], row: Row) -> None:
