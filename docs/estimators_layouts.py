@@ -33,6 +33,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 import tracemalloc
 import warnings
@@ -436,6 +437,21 @@ def is_measured(entry: Entry) -> bool:
     return not any(hasattr(value, "fit") or isinstance(value, list) for value in values)
 
 
+def _end_with_parent() -> None:
+    """Let this process end as soon as the one that started it has, however that ended.
+
+    A worker of a pool waits for work in a pipe that it holds itself at both ends.
+    """
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _measure_named(name: str, pairs: list[tuple[str, str]] | None) -> Found:
     return measure_entry(_entries()[name], pairs)
 
@@ -568,7 +584,9 @@ def main(arguments: list[str] | None = None) -> None:
     names = [name for name in names if name in pairs]
     versions = installed_versions(entries)
     with ProcessPoolExecutor(
-        given.jobs, mp_context=multiprocessing.get_context("spawn")
+        given.jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_end_with_parent,
     ) as executor:
         for future in as_completed(
             executor.submit(_measure_named, name, pairs[name]) for name in names

@@ -104,9 +104,15 @@ _MORE_COSTS: dict[str, dict[str, Any]] = {
     "LGBMClassifier": {"n_estimators": 4, "n_jobs": 1, "verbose": -1},
     "LGBMRegressor": {"n_estimators": 4, "n_jobs": 1, "verbose": -1},
     "LatentDirichletAllocation": {"max_iter": 2},
+    "LogisticRegressionCV": {"Cs": 2, "cv": 2},
     "MeanShift": {"max_iter": 2, "bandwidth": 5.0, "bin_seeding": True},
     "MiniBatchDictionaryLearning": {"n_components": 8, "max_iter": 2},
+    # With columns of other scales they would go on and on.
+    **{name: {"max_iter": 500} for name in ("NuSVC", "NuSVR", "SVC", "SVR")},
     "NeighborhoodComponentsAnalysis": {"max_iter": 3},
+    # Most rows would have no neighbors.
+    "RadiusNeighborsClassifier": {"radius": 20.0},
+    "RadiusNeighborsRegressor": {"radius": 20.0},
     "SequentialFeatureSelector": {"n_features_to_select": 1, "cv": 2},
     "SparsePCA": {"n_components": 4},
     "SparseRandomProjection": {"n_components": 20},
@@ -172,9 +178,9 @@ def _make_entry(class_: type[Any], package: str) -> Entry:
     name = f"{class_.__module__}.{class_.__qualname__}"
     try:
         estimator = _make_estimator(class_)
+        tags = get_tags(estimator).input_tags
     except Exception as error:  # noqa: BLE001 - it is not ours, and said in the table
         return Entry(name, package, None, f"cannot be made: {error}")
-    tags = get_tags(estimator).input_tags
     if not tags.two_d_array:
         return Entry(name, package, None, "takes no table of numbers")
     if class_.__name__ == "FrozenEstimator":
@@ -484,7 +490,13 @@ def read_layouts(path: str | os.PathLike[str] | None) -> dict[str, dict[str, str
     if path is None:
         return {}
     table = json.loads(Path(path).read_text(encoding="utf-8"))
-    return {name: rows[-1] for name, rows in table["estimators"].items()}
+    newest = {module: versions[-1] for module, versions in table["versions"].items()}
+    return {
+        name: row
+        for name, rows in table["estimators"].items()
+        for row in rows
+        if (version := newest[name.partition(".")[0]]) in row.get("in", [version])
+    }
 
 
 def write_row(path: str | os.PathLike[str], row: Row) -> None:

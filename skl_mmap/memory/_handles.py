@@ -39,6 +39,9 @@ _MIN_DENSITY = 0.5
 # More runs than this are not worth a handle: each costs a few dozen bytes and one
 # mapping, and the rebuilt array would mostly be copied.
 _MAX_INDEX_RUNS = 256
+# Other numbers that go up by one, as years, seeds or identifiers do: the row numbers up
+# to the largest of them would be shared, and need far more memory than they do.
+_MAX_SPREAD, _MANY_ROWS = 64, 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +312,8 @@ def index_runs(array: npt.NDArray[Any], *, min_bytes: int) -> Runs | None:
     if int(array.min()) < 0:
         return None
     n_rows = int(array.max()) + 1
+    if n_rows > max(_MANY_ROWS, _MAX_SPREAD * len(array)):
+        return None
     return find_runs(array, n_rows, max_runs=_MAX_INDEX_RUNS)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +185,27 @@ def test_a_word_that_no_estimator_has_is_refused(
         main(["--json", str(tmp_path / "layouts.json"), "--only", "NoSuchModel"])
     assert "no estimator has ['NoSuchModel']" in capsys.readouterr().err
     assert json.dumps(read_table(tmp_path / "layouts.json")) == "{}"
+
+
+_PARENT = """
+import multiprocessing, os, time
+from docs.estimators_layouts import _end_with_parent
+
+def work():
+    _end_with_parent()
+    print("started", flush=True)
+    time.sleep(20)
+    print("left over", flush=True)
+
+multiprocessing.get_context("fork").Process(target=work).start()
+time.sleep(0.5)
+os._exit(0)  # as if it had been killed
+"""
+
+
+def test_processes_that_measure_end_with_the_one_that_started_them() -> None:
+    # The child has the pipe as well, so that this waits for its end.
+    done = subprocess.run(
+        [sys.executable, "-c", _PARENT], capture_output=True, text=True, check=False
+    )
+    assert done.stdout in ("started\n", "")

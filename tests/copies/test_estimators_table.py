@@ -10,6 +10,8 @@ import pytest
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import Ridge
 
+from docs import estimators_table
+from docs.estimators_layouts import Found, merge_table, write_table
 from docs.estimators_table import (
     LAYOUTS,
     Entry,
@@ -18,6 +20,7 @@ from docs.estimators_table import (
     main,
     make_data,
     measure_entry,
+    read_layouts,
     read_rows,
     write_page,
     write_row,
@@ -136,3 +139,31 @@ def test_a_word_that_no_estimator_has_is_refused(
     with pytest.raises(SystemExit, match="2"):
         main(["--only", "NoSuchModel"])
     assert "no estimator has 'NoSuchModel'" in capsys.readouterr().err
+
+
+def test_the_page_shows_layouts_of_the_newest_version(tmp_path: Path) -> None:
+    old, new = {"float64 C": "float32 C"}, {"float64 C": "float32 F"}
+    table: dict[str, Any] = {}
+    for version, layouts in (("1.8", new), ("1.9", old), ("1.10", new)):
+        found = [Found("a.Model", layouts)]
+        if version != "1.10":
+            found.append(Found("a.Gone", old))
+        table = merge_table(table, found, {"a": version})
+    write_table(tmp_path / "layouts.json", table)
+    found = read_layouts(tmp_path / "layouts.json")
+    assert {name: row["float64 C"] for name, row in found.items()} == {
+        "a.Model": "float32 F"
+    }
+
+
+class Tagless(BaseEstimator):  # type: ignore[misc]
+    """As a chain of estimators is in scikit-learn 1.8 until it is given one."""
+
+    def __sklearn_tags__(self) -> Any:
+        raise AttributeError("no tags")
+
+
+def test_an_estimator_without_tags_is_listed_with_its_problem() -> None:
+    entry = estimators_table._make_entry(Tagless, "package")
+    assert entry.estimator is None
+    assert entry.problem == "cannot be made: no tags"

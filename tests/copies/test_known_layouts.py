@@ -17,7 +17,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
-from docs.estimators_layouts import Found, merge_table, read_table, write_table
+from docs.estimators_layouts import (
+    Found,
+    is_measured,
+    merge_table,
+    read_table,
+    write_table,
+)
+from docs.estimators_table import list_estimators
 from skl_mmap.copies import Layout, _known_layouts
 from skl_mmap.copies._known_layouts import find_layout, known_layouts
 
@@ -172,6 +179,12 @@ def test_the_table_that_ships_can_be_read() -> None:
                 assert order in ("C", "F", "frame")
                 layout = _known_layouts._parse(wanted)
                 assert (layout.dtype, layout.order) != (dtype, order)
+
+
+def test_what_has_a_layout_is_what_is_measured() -> None:
+    measured = {e.name for e in list_estimators() if is_measured(e)}
+    known = {name for name in known_layouts() if name.startswith("sklearn.")}
+    assert known <= measured
 
 
 @pytest.mark.skipif(not known_layouts(), reason="measured with other versions")

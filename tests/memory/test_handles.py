@@ -289,6 +289,7 @@ def test_long_index_arrays_cost_no_memory() -> None:
         np.arange(0, 5000, 5),
         np.r_[0:5, np.random.default_rng(0).permutation(1000)],
         np.arange(3),
+        np.arange(1_700_000_000, 1_700_001_000),
     ],
     ids=[
         "int32",
@@ -302,6 +303,7 @@ def test_long_index_arrays_cost_no_memory() -> None:
         "gaps",
         "shuffled",
         "short",
+        "seconds since 1970",
     ],
 )
 def test_other_arrays_are_no_index(array: np.ndarray[Any, Any]) -> None:
