@@ -186,7 +186,7 @@ TESTED_PARTS = {
     "sizes are made small, or the kernel is made to refuse": {
         "backend": "forking",
         "memory": "adoption conversion filling mapping plan result_files runs segment "
-        "sharing shifted_pages store views windows",
+        "sharing shifted_pages store together views windows",
         "files": "columns csv load npy typed",
         "orders": "page_order",
     },
