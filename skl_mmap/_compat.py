@@ -1032,6 +1032,23 @@ def _has_masked_parts() -> bool:
     return parts is not None and parts[1].tolist() == [False, True]
 
 
+def backing_array(values: Any) -> Any:
+    """Return the array behind dates or categories of pandas; others are their own."""
+    return getattr(values, "_ndarray", values)
+
+
+@_needs(
+    "pandas",
+    "arrays of dates and categories of pandas",
+    "small columns of dates and categories are sent to each worker by value",
+)
+def _has_backing_arrays() -> bool:
+    import pandas as pd
+
+    found = backing_array(pd.Categorical(["a", "b"]))
+    return hasattr(found, "nbytes") and found.tolist() == [0, 1]
+
+
 def select_by_label(class_: Any) -> None:
     """Have frames of a class asked before rows are selected by their labels (``loc``).
 

@@ -173,6 +173,7 @@ CASES: dict[str, tuple[Callable[[Patch], None], set[str]]] = {
     "blocks of pandas": (hiding("_mgr"), {"columns of blocks"}),
     "columns of blocks": (hiding("mgr_locs"), set()),
     "nullable columns of pandas": (hiding("_mask"), set()),
+    "arrays of dates and categories of pandas": (hiding("_ndarray"), set()),
     "labels of pandas": (hiding("_reindex_with_indexers"), set()),
     "rows of sparse matrices": (hiding("_get_index_dtype"), set()),
     "state of sparse matrices": (rename_csr_state, set()),
@@ -480,6 +481,16 @@ class TestTables:
         pd.testing.assert_frame_equal(
             pd.DataFrame(taken), frame.take(self.ROWS), check_frame_type=False
         )
+
+    def test_without_its_arrays_a_category_is_its_own(self, without: Without) -> None:
+        values = pd.Categorical(["a", "b"])
+        frame = pd.DataFrame({"a": values, "b": [1, 2]})
+        container = container_of(frame)
+        assert container is not None
+        assert len(container.arrays(frame)) == 2
+        without("arrays of dates and categories of pandas")
+        assert _compat.backing_array(values) is values
+        assert len(container.arrays(frame)) == 1
 
     def test_without_its_hook_rows_are_selected_by_label_as_pandas_does(
         self, without: Without

@@ -186,8 +186,8 @@ TESTED_PARTS = {
     "sizes are made small, or the kernel is made to refuse": {
         "backend": "forking in_process lost_tasks",
         "memory": "adoption conversion filling fold_budget gathered_folds mapping "
-        "page_filler plan result_files runs segment sharing shifted_pages store views "
-        "windows",
+        "page_filler plan result_files runs segment sharing shifted_pages store "
+        "together views windows",
         "files": "columns csv load npy typed",
         "orders": "page_order",
     },

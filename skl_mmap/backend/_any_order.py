@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from skl_mmap.backend._arguments import position_of
-from skl_mmap.backend._row_index import RowIndex, count_rows_of, size_of
+from skl_mmap.backend._layouts import count_rows_of, size_of
+from skl_mmap.backend._row_index import RowIndex
 from skl_mmap.containers import RowSize
 from skl_mmap.memory import Runs, index_of_runs
 from skl_mmap.orders import ordered_runs

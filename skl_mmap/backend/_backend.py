@@ -34,8 +34,9 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     min_bytes : int, str or None, default="1M"
         Arrays of at least this size, anywhere in a task, are shared. So are columns,
         slices and other views of such an array, from 64 KiB on: what several tasks
-        get of it is shared once. None shares nothing. joblib's `max_nbytes` means the
-        same.
+        get of it is shared once. Smaller arrays of a frame or a CSR matrix of this
+        size are shared together. None shares nothing. joblib's `max_nbytes` means
+        the same.
     mmap_mode : {"c", "r"}, default="c"
         Copy-on-write: a task may write to its view of an array, and nobody else sees
         it; or read-only. Set "r" in ``parallel_backend`` or ``parallel_config``:

@@ -20,6 +20,7 @@ from skl_mmap.backend._layout_choice import find_saved_conversion
 from skl_mmap.backend._layouts import given_of
 from skl_mmap.backend._observation import label_task
 from skl_mmap.backend._options import Options
+from skl_mmap.backend._row_index import count_rows, known_runs
 from skl_mmap.containers import count_bytes
 from skl_mmap.memory import count_runs, index_of_runs
 from skl_mmap.monitor import CallRecord
@@ -150,13 +151,15 @@ class _Folds:
             return
         if type(test) is np.ndarray:
             self._known[id(test)] = weakref.ref(test)
-        bytes_of_test = np.ascontiguousarray(getattr(test, "runs", test)).data
+        runs = known_runs(test)
+        bytes_of_test = np.ascontiguousarray(test if runs is None else runs).data
         key = hashlib.blake2b(bytes_of_test).digest()
         if key in self._hashes:
             return
         self._hashes.add(key)
         self.n_splits += 1
-        n_runs = len(train.runs) if hasattr(train, "runs") else count_runs(train)
+        runs = known_runs(train)
+        n_runs = count_runs(train) if runs is None else len(runs)
         self.n_runs = max(self.n_runs, n_runs)
         if self._check is None:
             self._check = PartitionCheck(n_rows)
@@ -165,11 +168,12 @@ class _Folds:
 
 def _as_rows(rows: Any, n_rows: int) -> npt.NDArray[Any]:
     """Return runs as a mask, which takes an eighth of the memory of indices."""
-    if not hasattr(rows, "runs"):
+    runs = known_runs(rows)
+    if runs is None:
         return np.asarray(rows)
     mask = np.zeros(n_rows, dtype=bool)
-    for start, stop in rows.runs.tolist():
+    for start, stop in runs.tolist():
         mask[start:stop] = True
-    n_selected = int((rows.runs[:, 1] - rows.runs[:, 0]).sum())
     # Rows that are there twice have no mask.
-    return mask if np.count_nonzero(mask) == n_selected else index_of_runs(rows.runs)
+    is_mask = np.count_nonzero(mask) == count_rows(rows)
+    return mask if is_mask else index_of_runs(runs)

@@ -35,7 +35,7 @@ from skl_mmap.backend._any_order import in_any_order
 from skl_mmap.backend._calls import CallWatch
 from skl_mmap.backend._observation import Observation
 from skl_mmap.backend._options import Options
-from skl_mmap.backend._row_index import RowIndex
+from skl_mmap.backend._row_index import known_runs
 from skl_mmap.backend._semaphore import has_eventfd
 from skl_mmap.memory import (
     ClosedAtExit,
@@ -154,7 +154,8 @@ def _may_be_index(array: Any) -> bool:
 
 
 def _as_index(value: Any) -> Any:
-    return index_of_runs(value.runs) if type(value) is RowIndex else value
+    runs = known_runs(value)
+    return value if runs is None else index_of_runs(runs)
 
 
 class _Task:

@@ -13,9 +13,9 @@ import numpy as np
 
 from skl_mmap import _compat
 from skl_mmap.backend._any_order import in_any_order
-from skl_mmap.backend._layouts import settle
+from skl_mmap.backend._layouts import count_rows_of, settle
 from skl_mmap.backend._options import Options
-from skl_mmap.backend._row_index import RowIndex, count_rows_of
+from skl_mmap.backend._row_index import RowIndex
 from skl_mmap.memory import index_runs
 
 

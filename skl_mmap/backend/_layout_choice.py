@@ -23,7 +23,8 @@ import numpy as np
 from skl_mmap import _compat
 from skl_mmap._compat import ModelTask
 from skl_mmap.backend._arguments import names_of, position_of
-from skl_mmap.backend._layouts import InLayout, count_rows, runs_of, why_not_by_column
+from skl_mmap.backend._layouts import InLayout, why_not_by_column
+from skl_mmap.backend._row_index import count_rows, find_runs_of, known_runs
 from skl_mmap.containers import container_of
 from skl_mmap.memory import (
     Conversion,
@@ -312,7 +313,7 @@ def _is_known_use(call: _Call) -> bool:
 
 def _is_index(rows: Any) -> bool:
     """Return whether rows are selected by number, or none are selected."""
-    if rows is None or hasattr(rows, "runs"):
+    if rows is None or known_runs(rows) is not None:
         return True
     return (
         isinstance(rows, np.ndarray)
@@ -464,7 +465,7 @@ def find_saved_conversion(item: Any, min_bytes: int) -> str:
         _, args, kwargs = item
         place = layout.train_place
         train = args[place] if isinstance(place, int) else kwargs[place]
-        runs = runs_of(train, layout.shape[0])
+        runs = find_runs_of(train, layout.shape[0])
         if why_not_by_column(layout.shape, layout.row_bytes, runs):
             return ""
     return layout.name

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from skl_mmap.containers import container_of
+from skl_mmap.backend._row_index import find_runs_of
+from skl_mmap.containers import RowSize, container_of
 from skl_mmap.memory import (
     MAX_RUNS,
     ArrayHandle,
     Conversion,
     Runs,
-    find_runs,
     rebuild_array,
 )
 from skl_mmap.monitor import note
@@ -161,7 +161,8 @@ def settle(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     train = args[place] if isinstance(place, int) else kwargs[place]
     settled = replace(X, train=train)
     if X.is_by_column:
-        problem = why_not_by_column(X.shape, X.row_bytes, runs_of(train, X.shape[0]))
+        runs = find_runs_of(train, X.shape[0])
+        problem = why_not_by_column(X.shape, X.row_bytes, runs)
         if problem:
             note(f"train sets are put into Fortran order by the estimator: {problem}")
             settled = X.by_row()
@@ -175,18 +176,17 @@ def _is_for_train(value: Any) -> bool:
     return type(value) is InLayout and value.is_for_train
 
 
-def count_rows(train: Any) -> int:
-    """Count the rows of a train set."""
-    if hasattr(train, "runs"):
-        return int((train.runs[:, 1] - train.runs[:, 0]).sum())
-    return len(train)
+def count_rows_of(values: tuple[Any, ...]) -> int:
+    """Return how many rows the longest of a task's arguments has."""
+    return max((value.shape[0] for value in values if size_of(value)), default=0)
 
 
-def runs_of(train: Any, n_rows: int) -> Runs | None:
-    """Return the runs of a train set; None if there are too many."""
-    if hasattr(train, "runs"):
-        return train.runs  # type: ignore[no-any-return]
-    return find_runs(np.asarray(train), n_rows, max_runs=MAX_RUNS)
+def size_of(value: Any) -> RowSize | None:
+    """Return how large the rows of an argument are; None if it has no rows."""
+    if type(value) is InLayout:
+        return RowSize(value.row_bytes, value.row_bytes)
+    container = container_of(value)
+    return None if container is None else container.row_size(value)
 
 
 def why_not_by_column(

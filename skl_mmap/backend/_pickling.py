@@ -26,6 +26,7 @@ from skl_mmap.backend._object_arrays import rebuild_objects, share_objects
 from skl_mmap.backend._options import Options
 from skl_mmap.backend._parts import PartsReader, TaskPickle
 from skl_mmap.backend._row_index import RowIndex
+from skl_mmap.backend._small_arrays import SmallArrays
 from skl_mmap.containers import known_containers
 from skl_mmap.exceptions import SklMmapError
 from skl_mmap.memory import (
@@ -138,6 +139,7 @@ class TaskPickler(_ArrayPickler):
         # Arrays that are to be stored in Fortran order, by id, and kept alive by it.
         self._in_fortran_order: dict[int, npt.NDArray[Any]] = {}
         self._windows = Windows()
+        self._small = SmallArrays(store)
         self.segments: list[Segment] = []
 
     def reduce_container(self, obj: Any) -> Any:
@@ -146,8 +148,12 @@ class TaskPickler(_ArrayPickler):
         container = self._containers.get(type(obj))
         if container is None:
             return None
-        reduced = container.take_apart(obj, self._options.min_bytes or 0)
-        if reduced is not None and self._options.row_order == "any":
+        min_bytes = self._options.min_bytes or 0
+        reduced = container.take_apart(obj, min_bytes)
+        if reduced is None:
+            return None
+        self._small.add(container.arrays(obj), min_bytes, self._keep)
+        if self._options.row_order == "any":
             # It changes how columns lie in memory, and with it the order in which some
             # sums are made: not with row_order="exact".
             block = container.block_by_column(obj)
@@ -193,11 +199,15 @@ class TaskPickler(_ArrayPickler):
         if runs is not None:
             return self.reduce_index(runs, int(runs[:, 1].max()))
         if array.nbytes < min_bytes:
-            handle = self._keep(self._store.share_view, array)
-            return None if handle is None else self._windows.reduce(handle)
+            handle = self._small.take(array)
+            handle = handle or self._keep(self._store.share_view, array)
+            return None if handle is None else self.reduce_small(handle)
         order = "F" if id(array) in self._in_fortran_order else None
         handle = self._share(array, Conversion(order=order))
         return None if handle is None else (rebuild_array, (handle,))
+
+    def reduce_small(self, handle: ArrayHandle) -> Any:
+        return self._windows.reduce(handle)
 
     def _share(
         self, array: npt.NDArray[Any], conversion: Conversion

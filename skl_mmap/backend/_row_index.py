@@ -1,12 +1,12 @@
-"""Row indices of a task as runs, and the rows of its arguments."""
+"""Row indices of a task: as index arrays, or as the runs of one."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from skl_mmap.backend._layouts import InLayout
-from skl_mmap.containers import RowSize, container_of
-from skl_mmap.memory import Runs
+import numpy as np
+
+from skl_mmap.memory import MAX_RUNS, Runs, find_runs
 
 
 class RowIndex(NamedTuple):
@@ -24,14 +24,20 @@ class RowIndex(NamedTuple):
     n_rows: int
 
 
-def count_rows_of(values: tuple[Any, ...]) -> int:
-    """Return how many rows the longest of a task's arguments has."""
-    return max((value.shape[0] for value in values if size_of(value)), default=0)
+def known_runs(rows: Any) -> Runs | None:
+    """Return the runs of rows that are known by them; None of an index array."""
+    return rows.runs if type(rows) is RowIndex else None
 
 
-def size_of(value: Any) -> RowSize | None:
-    """Return how large the rows of an argument are; None if it has no rows."""
-    if type(value) is InLayout:
-        return RowSize(value.row_bytes, value.row_bytes)
-    container = container_of(value)
-    return None if container is None else container.row_size(value)
+def find_runs_of(rows: Any, n_rows: int) -> Runs | None:
+    """Return the runs of rows of an array of so many; None if there are too many."""
+    known = known_runs(rows)
+    if known is not None:
+        return known
+    return find_runs(np.asarray(rows), n_rows, max_runs=MAX_RUNS)
+
+
+def count_rows(rows: Any) -> int:
+    """Count the rows that are selected."""
+    runs = known_runs(rows)
+    return len(rows) if runs is None else int((runs[:, 1] - runs[:, 0]).sum())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,6 +102,13 @@ class Container(ABC):
         None if X is smaller than `min_bytes`, or pickled well as it is.
         """
         return None
+
+    def arrays(self, X: Any) -> Sequence[npt.NDArray[Any]]:
+        """Return the arrays that X is pickled with: small ones are shared together.
+
+        The very objects, as far as they are known.
+        """
+        return ()
 
     def block_by_column(self, X: Any) -> npt.NDArray[Any] | None:
         """Return the array of X whose rows could be mapped in Fortran order."""

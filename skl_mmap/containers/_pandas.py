@@ -17,7 +17,7 @@ from __future__ import annotations
 import copyreg
 import functools
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ import pandas as pd
 
 from skl_mmap import _compat
 from skl_mmap._compat import (
+    backing_array,
     block_values,
     masked_parts,
     placed_blocks,
@@ -40,9 +41,8 @@ from skl_mmap.memory import (
     Cause,
     ClosedAtExit,
     Cost,
-    Geometry,
     Placement,
-    Plan,
+    PlannedArray,
     Reason,
     Runs,
     SegmentWriter,
@@ -50,6 +50,7 @@ from skl_mmap.memory import (
     Stack,
     TrainRows,
     carry_out,
+    carry_out_together,
     copy_array,
     counters,
     expand_runs,
@@ -59,8 +60,8 @@ from skl_mmap.memory import (
     geometry_of,
     map_array,
     plan_by_column,
+    plan_one_of_several,
     plan_rows,
-    plan_runs,
     select_rows,
 )
 
@@ -237,7 +238,7 @@ class _ColumnPlan(NamedTuple):
     ----------
     column : Series
         The column.
-    parts : tuple of (ndarray, Geometry, Plan)
+    parts : tuple of PlannedArray
         The arrays that it is made of; empty if rows of them cannot be mapped.
     rest : Cost
         What its rows cost otherwise.
@@ -246,7 +247,7 @@ class _ColumnPlan(NamedTuple):
     """
 
     column: pd.Series
-    parts: tuple[tuple[npt.NDArray[Any], Geometry, Plan], ...] = ()
+    parts: tuple[PlannedArray, ...] = ()
     rest: Cost = Cost()
     taken: Any = None
 
@@ -262,21 +263,32 @@ class _FramePlan(NamedTuple):
     @property
     def cost(self) -> Cost:
         """What it costs to carry the plan out."""
-        parts = [part for column in self.columns for part in column.parts]
-        return sum((plan.cost for _, _, plan in parts), self.rest)
+        return sum((part.plan.cost for part in self.parts), self.rest)
+
+    @property
+    def parts(self) -> list[PlannedArray]:
+        """The arrays of all columns."""
+        return [part for column in self.columns for part in column.parts]
 
 
 def _plan_columns(
     frame: Any, index: npt.NDArray[Any], geometry_of: GeometryOf
 ) -> _FramePlan:
-    if frame.ndim == 2 and frame.shape[1] > _MAX_COLUMNS:  # selected all at once
-        n_bytes = _frame_bytes(frame) // len(frame) * len(index)
+    n_bytes = _frame_bytes(frame) * len(index) // len(frame)
+    if frame.ndim == 2 and frame.shape[1] > _max_columns(frame):
         return _FramePlan([], Cost.of_copy(Reason.MANY_COLUMNS, n_bytes), len(index))
     columns = _columns_of(frame)
     runs = find_runs(index, len(frame), max_runs=MAX_RUNS)
-    plans = [_plan_column(column, index, runs, geometry_of) for column in columns]
+    plans = [
+        _plan_column(column, index, runs, geometry_of, n_bytes) for column in columns
+    ]
     rest = sum((plan.rest for plan in plans), _cost_of_others(columns, len(index)))
     return _FramePlan(plans, rest, len(index), runs)
+
+
+def _max_columns(frame: Any) -> int:
+    """Return how many arrays the rows of a frame may be: no more than it has itself."""
+    return max(_MAX_COLUMNS, len(block_values(frame)))
 
 
 def _plan_column(
@@ -284,6 +296,7 @@ def _plan_column(
     index: npt.NDArray[Any],
     runs: Runs | None,
     geometry_of: GeometryOf,
+    whole_bytes: int,
 ) -> _ColumnPlan:
     n_bytes = _row_bytes(column) * len(index)
     if _is_arrow(column):
@@ -301,13 +314,16 @@ def _plan_column(
     origin = geometry_of(arrays[0]).origin
     if origin is None:
         return _ColumnPlan(column, rest=Cost.of_copy(Reason.NOT_SHARED, n_bytes))
-    if len(index) * arrays[0].itemsize < origin.settings.min_mapped_bytes:
+    if whole_bytes < origin.settings.min_mapped_bytes:
         return _ColumnPlan(column, rest=Cost.of_copy(Reason.FEW_BYTES, n_bytes))
     if runs is None:
         return _ColumnPlan(column, rest=Cost.of_copy(Reason.SCATTERED, n_bytes))
-    geometries = [geometry_of(array) for array in arrays]
-    plans = [plan_runs(geometry, runs) for geometry in geometries]
-    return _ColumnPlan(column, tuple(zip(arrays, geometries, plans, strict=True)))
+    parts = []
+    for array in arrays:
+        geometry = geometry_of(array)
+        plan = plan_one_of_several(geometry, runs, whole_bytes)
+        parts.append(PlannedArray(array, geometry, plan))
+    return _ColumnPlan(column, tuple(parts))
 
 
 def _cost_of_others(columns: list[pd.Series], n_selected: int) -> Cost:
@@ -353,10 +369,11 @@ def _select(frame: Any, index: npt.NDArray[Any]) -> Any:
         return _select_in_block(frame, block.T, index)
     plan = _plan_columns(frame, index, geometry_of)
     counters.add(plan.rest)
+    joined = iter(carry_out_together(plan.parts, plan.n_rows))
     taken = {
         place: values
         for place, column_plan in enumerate(plan.columns)
-        if (values := _carry_out(column_plan, plan)) is not None
+        if (values := _put_together(column_plan, plan, joined)) is not None
     }
     if not taken:
         return None
@@ -387,20 +404,17 @@ def _select_in_block(frame: Any, values: npt.NDArray[Any], index: Any) -> Any:
     return selected.__finalize__(frame, method="take")
 
 
-def _carry_out(plan: _ColumnPlan, whole: _FramePlan) -> Any:
+def _put_together(plan: _ColumnPlan, whole: _FramePlan, mapped: Iterator[Any]) -> Any:
     """Return the selected rows of a column; None if pandas has to select them."""
     if not plan.parts:
         return plan.taken
-    joined = [
-        carry_out(of_array, geometry, array, whole.n_rows)
-        for array, geometry, of_array in plan.parts
-    ]
+    joined = [next(mapped) for _ in plan.parts]
     if all(rows is None for rows in joined):
         return None
     # What is too small to be worth a mapping, the mask of some values say, is copied.
     arrays = tuple(
-        _copy_rows(array, whole) if rows is None else rows
-        for (array, _, _), rows in zip(plan.parts, joined, strict=True)
+        _copy_rows(part.array, whole) if rows is None else rows
+        for part, rows in zip(plan.parts, joined, strict=True)
     )
     return _like_column(plan.column, arrays)
 
@@ -706,6 +720,12 @@ class PandasContainer(Container):
             return None
         rebuild = _rebuild_series if X.ndim == 1 else _rebuild_frame
         return rebuild, (), X.__getstate__()
+
+    def arrays(self, X: Any) -> Sequence[npt.NDArray[Any]]:
+        found: list[Any] = []
+        for values in block_values(X):
+            found += masked_parts(values) or (backing_array(values),)
+        return [array for array in found if isinstance(array, np.ndarray)]
 
     def block_by_column(self, X: Any) -> npt.NDArray[Any] | None:
         block = numeric_block(X)

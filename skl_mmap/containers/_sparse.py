@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import mmap
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -344,6 +345,9 @@ class SparseContainer(Container):
         if X.format not in _COMPRESSED or self.n_bytes(X) < min_bytes:
             return None
         return rebuild_sparse, (_plain_class_of(X), dict(vars(X)))
+
+    def arrays(self, X: Any) -> Sequence[npt.NDArray[Any]]:
+        return X.data, X.indices, X.indptr
 
     def plan(self, X: Any, rows: npt.NDArray[Any], geometry_of: GeometryOf) -> Cost:
         index = _row_index(rows)

@@ -26,8 +26,10 @@ import numpy.typing as npt
 
 from skl_mmap._compat import has_callbacks, select_rows
 from skl_mmap._units import format_bytes
+from skl_mmap.backend import InLayout
 from skl_mmap.containers import container_of, count_bytes, count_rows, gather
 from skl_mmap.estimators._interception import Splits, TaskRewriter
+from skl_mmap.estimators._single_fits import is_halving
 from skl_mmap.exceptions import InvalidParameterError
 from skl_mmap.memory import (
     Cause,
@@ -108,6 +110,12 @@ class Arranger(TaskRewriter):
             return "with one job, there are no workers to share it with"
         if has_callbacks(self._estimator) is not False:
             return "there are callbacks, which would see them in another order"
+        is_of_samples = getattr(self._estimator, "resource", "") == "n_samples"
+        if is_halving(self._estimator) and is_of_samples:
+            return (
+                "each iteration of a halving search draws rows of its folds at random, "
+                "which lie scattered in any order"
+            )
         if not splits or container_of(X) is None or not n_bytes:
             return f"rows of {type(X).__name__} are not mapped in any order"
         if len(shape) == 2 and len(set(shape)) == 1:
@@ -179,8 +187,10 @@ class Arranger(TaskRewriter):
         """Tell if a task selects rows by its indices, and of which arguments."""
         if any(arguments.get(name) is None for name in (_TRAIN, _TEST, _X)):
             return False
-        if any(arguments[_X] is arranged for _, arranged in self._arranged.values()):
-            return False  # it was rewritten before
+        X = arguments[_X]
+        arranged = (found for _, found in self._arranged.values())
+        if isinstance(X, InLayout) or any(X is found for found in arranged):
+            return False  # it was rewritten before: layouts are chosen after that
         return all(
             self._has_rows(value) == (name in _ROWS)
             for name, value in arguments.items()

@@ -38,8 +38,11 @@ _WITH_FOLDS = frozenset(
     {
         *("CalibratedClassifierCV", "RFECV", "LogisticRegressionCV"),
         *("LassoCV", "ElasticNetCV", "MultiTaskLassoCV", "MultiTaskElasticNetCV"),
+        "SequentialFeatureSelector",
     }
 )
+# Those that do so by a search of their own, unless cv=None.
+_WITH_SEARCH = frozenset({"RidgeCV", "RidgeClassifierCV"})
 
 # (train, test) of each fold.
 Splits = list[tuple[Any, Any]]
@@ -113,19 +116,28 @@ def rewriting_tasks(estimator: Any, y: Any, rewriter: TaskRewriter) -> Iterator[
 def _copy_splitter(estimator: Any, y: Any) -> Any:
     """Return a copy of an estimator's splitter; None if there is none."""
     kind = type(estimator)
-    is_other = kind.__name__ in _WITH_FOLDS and kind.__module__.startswith("sklearn.")
-    if not (is_search(estimator) or is_stacking(estimator) or is_other):
+    if not (is_search(estimator) or is_stacking(estimator) or _has_folds(estimator)):
         return None
+    # One that selects features is no classifier itself.
+    is_selector = kind.__name__ == "SequentialFeatureSelector"
+    model = estimator.estimator if is_selector else estimator
     try:
-        copied = copy.copy(
-            check_cv(estimator.cv, y, classifier=is_classifier(estimator))
-        )
+        copied = copy.copy(check_cv(estimator.cv, y, classifier=is_classifier(model)))
         is_plain = _SPLIT not in vars(copied) and hasattr(type(copied), _SPLIT)
     except Exception:  # noqa: BLE001 - the estimator itself will say what is wrong
         is_plain = False
     if not is_plain:
         note(f"the folds of {kind.__name__} cannot be seen, so its tasks are as ever")
     return copied if is_plain else None
+
+
+def _has_folds(estimator: Any) -> bool:
+    """Tell if another estimator of scikit-learn sends folds to workers."""
+    kind = type(estimator)
+    if not kind.__module__.startswith("sklearn."):
+        return False
+    has_search = kind.__name__ in _WITH_SEARCH and estimator.cv is not None
+    return has_search or kind.__name__ in _WITH_FOLDS
 
 
 class _ToldSplit:

@@ -161,7 +161,9 @@ class Memmapped(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     else: what the estimator returns, keeps or fits on all rows has the order of the
     caller. The original X is needed for that, so that it stays. The copy is not made
     if the folds are no partition of the rows, if they are long runs already, or if
-    less would be saved: the report says which.
+    less would be saved: the report says which. Nor is it for halving searches over a
+    number of samples: each iteration draws rows of its folds at random, and no order
+    of X has these next to each other.
 
     With ``single_fits="worker"``, the worker has the threads, the environment and the
     random states of this process during the fit, and the model comes back by the way

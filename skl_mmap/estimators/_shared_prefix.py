@@ -44,7 +44,7 @@ from skl_mmap._units import format_bytes
 from skl_mmap.backend import MmapBackend, label_fold, name_estimator
 from skl_mmap.containers import container_of, count_bytes
 from skl_mmap.estimators._interception import Splits, TaskRewriter
-from skl_mmap.estimators._single_fits import RandomStates, is_search
+from skl_mmap.estimators._single_fits import RandomStates, is_halving, is_search
 from skl_mmap.memory import Placement
 from skl_mmap.monitor import note
 
@@ -77,7 +77,7 @@ def find_prefix(search: Any, fit_params: Iterable[str], n_jobs: int) -> int | st
 
 def _find_refusal(search: Any, n_jobs: int) -> str | None:
     """Say why tasks of a search cannot be given the results of first steps."""
-    if not is_search(search) or type(search).__name__.startswith("Halving"):
+    if not is_search(search) or is_halving(search):
         return "only GridSearchCV and RandomizedSearchCV have the same folds throughout"
     pipeline = search.estimator
     if type(pipeline) is not Pipeline or not pipeline.steps:

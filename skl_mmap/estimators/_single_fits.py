@@ -69,6 +69,11 @@ def is_search(estimator: Any) -> bool:
     return kind.__name__ in _SEARCHES and kind.__module__.startswith("sklearn.")
 
 
+def is_halving(estimator: Any) -> bool:
+    """Tell if an estimator is one of scikit-learn's halving searches."""
+    return is_search(estimator) and type(estimator).__name__.startswith("Halving")
+
+
 def note_refusal(reason: str) -> None:
     """Tell whoever measures why a fit is not in a worker."""
     note(f"single_fits='worker' has no effect: {reason}")

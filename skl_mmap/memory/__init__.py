@@ -75,8 +75,13 @@ from skl_mmap.memory._shifted_pages import (
     is_constant,
     planned_file,
 )
-from skl_mmap.memory._stack import Stack
-from skl_mmap.memory._store import Store, stored_layout
+from skl_mmap.memory._stack import Stack, bundle_of
+from skl_mmap.memory._store import Store, describe_view, stored_layout
+from skl_mmap.memory._together import (
+    PlannedArray,
+    carry_out_together,
+    plan_one_of_several,
+)
 from skl_mmap.memory._train_rows import TrainRows, with_train_rows
 from skl_mmap.memory._user_files import (
     describe_memmap,
@@ -105,6 +110,7 @@ __all__ = [
     "Piece",
     "Placement",
     "Plan",
+    "PlannedArray",
     "Reason",
     "Remedy",
     "ResultBuffer",
@@ -124,10 +130,12 @@ __all__ = [
     "Windows",
     "WrittenArray",
     "adopt",
+    "bundle_of",
     "byte_bounds",
     "can_remap",
     "can_shift_pages",
     "carry_out",
+    "carry_out_together",
     "contiguous_strides",
     "copy_array",
     "count_runs",
@@ -135,6 +143,7 @@ __all__ = [
     "counters",
     "describe",
     "describe_memmap",
+    "describe_view",
     "expand_runs",
     "find_mapping",
     "find_runs",
@@ -150,6 +159,7 @@ __all__ = [
     "open_file_segment",
     "plan_array",
     "plan_by_column",
+    "plan_one_of_several",
     "plan_rows",
     "plan_runs",
     "planned_file",

@@ -12,7 +12,7 @@ from skl_mmap._linux.proc import PAGE_BYTES
 from skl_mmap.memory._conversion import Conversion, iterate_converted
 from skl_mmap.memory._filling import iterate_stored
 from skl_mmap.memory._segment import Segment
-from skl_mmap.memory._stack import Stack
+from skl_mmap.memory._stack import Bundle, Composite
 
 AS_IT_IS = Conversion()
 
@@ -26,6 +26,11 @@ def holds(
     segment: Segment, array: npt.NDArray[Any], conversion: Conversion, offset: int
 ) -> bool:
     """Return whether a segment holds exactly the bytes of an array, from a place on."""
+    if isinstance(array, Bundle):
+        return all(
+            segment.holds(iterate_stored(part, COMPARE_CHUNK_BYTES), offset + start)
+            for part, start in zip(array.parts, array.starts, strict=True)
+        )
     return segment.holds(_iterate_bytes(array, conversion), offset)
 
 
@@ -48,7 +53,7 @@ def holds_sample(
     Only these pages are read, of the array and of the segment.
     """
     dtype = conversion.dtype_of(array)
-    rows = array if isinstance(array, Stack) else np.atleast_1d(np.asarray(array))
+    rows = array if isinstance(array, Composite) else np.atleast_1d(np.asarray(array))
     if conversion.order_of(array) == "F":
         rows = rows.T
     n_items = min(max(PAGE_BYTES // dtype.itemsize, 1), array.size)

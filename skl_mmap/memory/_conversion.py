@@ -12,7 +12,7 @@ from skl_mmap.memory._filling import stored_order
 from skl_mmap.memory._placement import Placement
 from skl_mmap.memory._segment import Segment
 from skl_mmap.memory._segment_writer import SegmentWriter
-from skl_mmap.memory._stack import Stack
+from skl_mmap.memory._stack import Composite
 
 # Long enough parts of columns that go to, or are compared with, rows.
 _CHUNK_BYTES = 4 << 20
@@ -47,7 +47,7 @@ class Conversion(NamedTuple):
 
     def is_needed_for(self, array: npt.NDArray[Any]) -> bool:
         """Return whether the array has another layout."""
-        if isinstance(array, Stack):
+        if isinstance(array, Composite):
             return True
         return self.dtype_of(array) != array.dtype or not self._has_order(array)
 

@@ -226,7 +226,12 @@ def _plan_parts(geometries: list[Geometry]) -> Plan | None:
                 continue
             pieces.append(moved)
             can_share.append(is_clean)
-    plan = plan_pieces(pieces, alignment=geometries[0].alignment, can_share=can_share)
+    plan = plan_pieces(
+        pieces,
+        alignment=geometries[0].alignment,
+        can_share=can_share,
+        can_shift=first.settings.shifted is not None,
+    )
     if plan.mapped_bytes < max(first.settings.min_mapped_bytes, 1):
         return Plan(plan.n_bytes, cause=Cause(Reason.SHORT_RUNS))
     return plan

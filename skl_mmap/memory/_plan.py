@@ -313,14 +313,14 @@ def plan_rows(geometry: Geometry, index: npt.NDArray[Any]) -> Plan:
     if not n_bytes or n_bytes < settings.min_mapped_bytes:
         return _left_alone(Reason.FEW_BYTES, n_bytes)
     if geometry.order != "C":
-        return _plan_by_column(geometry, index, n_bytes)
+        return _plan_not_by_row(geometry, index, n_bytes)
     runs = find_runs(index, geometry.n_rows, max_runs=MAX_RUNS)
     if runs is None:
         return _left_alone(Reason.SCATTERED, n_bytes)
     return plan_runs(geometry, runs)
 
 
-def _plan_by_column(geometry: Geometry, index: npt.NDArray[Any], n_bytes: int) -> Plan:
+def _plan_not_by_row(geometry: Geometry, index: npt.NDArray[Any], n_bytes: int) -> Plan:
     """Plan rows of an array that is not in C order."""
     assert geometry.origin is not None
     if geometry.order != "F" or not geometry.origin.settings.is_by_column:

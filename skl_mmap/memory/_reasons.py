@@ -20,7 +20,6 @@ class Remedy(enum.Enum):
 
     ANY_ORDER = 'backend(row_order="any")'
     DEFAULT_SIZES = "backend()"
-    SMALL_ARRAYS = 'backend(min_bytes="64K")'
     ARRANGE = "X, y, cv = skl_mmap.arrange(X, y, cv={cv})"
     ARRANGE_GROUPS = "X, y, cv = skl_mmap.arrange(X, y, cv={cv}, groups=groups)"
     ARRANGE_X = "X, _, cv = skl_mmap.arrange(X, cv={cv})"
@@ -44,7 +43,6 @@ class Remedy(enum.Enum):
 
 _OPTIONS: dict[Remedy, dict[str, object]] = {
     Remedy.ANY_ORDER: {"row_order": "any"},
-    Remedy.SMALL_ARRAYS: {"min_bytes": "64K"},
 }
 
 
@@ -115,7 +113,6 @@ _REMEDIES = {
     Reason.SHIFTED: (Remedy.ANY_ORDER, Remedy.WHOLE_PAGES, Remedy.ARRANGE),
     Reason.NOT_BY_ROW: (Remedy.ANY_ORDER, Remedy.BY_ROW),
     Reason.COLUMNS: (Remedy.CATEGORIES,),
-    Reason.FEW_BYTES: (Remedy.SMALL_ARRAYS,),
     Reason.MASK: (Remedy.INDICES,),
     Reason.NO_SHARING: (Remedy.DEFAULT_SIZES,),
     Reason.OBJECTS: (Remedy.AS_NUMBERS,),

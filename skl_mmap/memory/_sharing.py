@@ -34,6 +34,7 @@ def publish_shared(
     *,
     is_copy: bool,
     source: npt.NDArray[Any] | None = None,
+    name: str = "",
 ) -> None:
     """Tell whoever measures of a shared array.
 
@@ -50,7 +51,7 @@ def publish_shared(
     for length in handle.shape:
         n_bytes *= length
     record = SegmentRecord(
-        f"{handle.dtype} {handle.shape}",
+        name or f"{handle.dtype} {handle.shape}",
         # Of a user's file there may be other parts, which nobody was given.
         n_bytes if place == "file" else segment.used_bytes(),
         place,

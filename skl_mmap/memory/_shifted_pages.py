@@ -140,7 +140,9 @@ class ShiftedPages:
         with self._lock:
             self._budget.next_task(n_splits)
 
-    def offer(self, shared: tuple[ArrayHandle, Segment]) -> tuple[ArrayHandle, Segment]:
+    def offer(
+        self, shared: tuple[ArrayHandle, Segment], name: str = ""
+    ) -> tuple[ArrayHandle, Segment]:
         """Tell whoever gets the handle of an array where its shifted pages are."""
         handle, segment = shared
         if not self._is_used:
@@ -149,7 +151,7 @@ class ShiftedPages:
             known = self._files.get(segment)
             if known is None and len(self._files) < _MAX_FILES and is_constant(segment):
                 known = self._add(segment)
-                self._names[segment] = f"{handle.dtype} {handle.shape}"
+                self._names[segment] = name or f"{handle.dtype} {handle.shape}"
             if known is None:
                 return shared
             n_splits = self._budget.count_splits(segment)

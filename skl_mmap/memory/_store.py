@@ -58,7 +58,7 @@ from skl_mmap.memory._segment import (
 from skl_mmap.memory._settings import Settings
 from skl_mmap.memory._sharing import publish_shared
 from skl_mmap.memory._shifted_pages import ShiftedPages
-from skl_mmap.memory._sources import is_mapped, owner_of, place_of
+from skl_mmap.memory._sources import is_never_stale, name_of, owner_of, place_of
 from skl_mmap.memory._user_files import describe_memmap
 from skl_mmap.memory._views import (
     MIN_VIEW_BYTES,
@@ -224,7 +224,7 @@ class Store:
         Parameters
         ----------
         array : ndarray
-            Without objects, and not empty. Or a `Stack`, with a conversion.
+            Without objects, and not empty. Or a `Composite`, with a conversion.
         conversion : Conversion, optional
             In which layout it should be stored; as it is by default.
 
@@ -274,8 +274,8 @@ class Store:
         shared = self._handle(array, segment, conversion, offset), segment
         source = owner_of(array) if is_copy and as_it_is else None
         if not self._views.is_filling(segment):  # it is told of when it is complete
-            publish_shared(shared, is_copy=is_copy, source=source)
-        return self._shifted.offer(shared)
+            publish_shared(shared, is_copy=is_copy, source=source, name=name_of(array))
+        return self._shifted.offer(shared, name_of(array))
 
     def share_view(self, view: npt.NDArray[Any]) -> tuple[ArrayHandle, Segment] | None:
         """Share an array that is too small for it, if it is a part of a larger one.
@@ -297,17 +297,12 @@ class Store:
         they were met before, or all of the array is shared. See `SharedViews` for what
         is kept.
         """
-        if view.nbytes < MIN_VIEW_BYTES or view.base is None:
+        if not _may_be_part(view):
             return None
-        is_dense = view.flags.c_contiguous or view.flags.f_contiguous
-        is_writable = view.flags.writeable or not _keeps_flags(view)
-        settings = self.settings._replace(mmap_mode="c" if is_writable else "r")
-        # Columns of an array in a mapping would keep the gaps between their elements.
-        described = describe(view, settings, min_bytes=0) if is_dense else None
-        described = described or describe_memmap(view, settings)
+        described = describe_view(view, self.settings)
         if described is not None:
             publish_shared(described, is_copy=False)
-            return described
+            return self._shifted.offer(described)
         if owner_of_memory(view).nbytes < self.settings.min_bytes:
             return None
         place = locate_view(view)
@@ -318,14 +313,15 @@ class Store:
             whole = self._find_whole(place)
             segment = whole or self._put(place, is_first_sent=True)
             if self._has_adopted(place):
-                described = describe(view, settings, min_bytes=0)
+                described = describe_view(view, self.settings)
         if described is not None:
             publish_shared(described, is_copy=False)
             return described
         if segment is None:
             return None
         handle = self._handle(view, segment, offset=place.start)
-        shared = dataclasses.replace(handle, settings=settings), segment
+        handle = dataclasses.replace(handle, settings=_as_sent(view, self.settings))
+        shared = handle, segment
         if whole is not None:
             publish_shared(shared, is_copy=False)
         return shared
@@ -440,8 +436,7 @@ class Store:
         can_sample = (
             array.nbytes > max(_SMALL_BYTES, self.settings.min_bytes)
             and entry.is_proved(array, self._epoch)
-            # What lies in a mapping of ours is pickled by loky, and so never stale.
-            and not is_mapped(array)
+            and not is_never_stale(array)
         )
         compare = holds_sample if can_sample else holds
         return compare(segment, array, conversion, entry.offset)
@@ -507,6 +502,30 @@ class Store:
             strides,
             self.settings,
         )
+
+
+def describe_view(
+    view: npt.NDArray[Any], settings: Settings
+) -> tuple[ArrayHandle, Segment] | None:
+    """Describe a part of what is shared already, however small it is."""
+    if not _may_be_part(view):
+        return None
+    settings = _as_sent(view, settings)
+    # Columns of an array in a mapping would keep the gaps between their elements.
+    is_dense = view.flags.c_contiguous or view.flags.f_contiguous
+    described = describe(view, settings, min_bytes=0) if is_dense else None
+    return described or describe_memmap(view, settings)
+
+
+def _may_be_part(view: npt.NDArray[Any]) -> bool:
+    """Return whether a view is large enough to be mapped, and may be one of more."""
+    return view.nbytes >= MIN_VIEW_BYTES and view.base is not None
+
+
+def _as_sent(view: npt.NDArray[Any], settings: Settings) -> Settings:
+    """Return how a view is handed on: as if it had been sent by value."""
+    is_writable = view.flags.writeable or not _keeps_flags(view)
+    return settings._replace(mmap_mode="c" if is_writable else "r")
 
 
 def _keeps_flags(array: npt.NDArray[Any]) -> bool:

@@ -122,7 +122,6 @@ def check_folds(
         unit_rows=unit_rows(planner.rehearsal.X),
         n_arrays=count_arrays(planner.rehearsal.X),
         refusal=planner.refusal,
-        min_bytes=options.min_bytes or 0,
         min_mapped_bytes=options.settings.min_mapped_bytes,
         is_partition=partition.holds,
         has_target=y is not None,

@@ -146,8 +146,8 @@ class Explainer:
         Arrays that rows are selected from: each has seams of its own.
     refusal : Explanation or None
         Why nothing of X can be mapped, if so.
-    min_bytes, min_mapped_bytes : int
-        Arrays of fewer bytes are not shared, and rows of fewer bytes are not mapped.
+    min_mapped_bytes : int
+        Rows of fewer bytes are not mapped.
     is_partition : bool
         Whether `arrange` takes the splitter: no row is tested twice, and each train
         set is all of the other rows.
@@ -167,7 +167,6 @@ class Explainer:
     unit_rows: int | None
     n_arrays: int
     refusal: Explanation | None
-    min_bytes: int
     min_mapped_bytes: int
     is_partition: bool
     has_target: bool
@@ -212,9 +211,6 @@ class Explainer:
         if remedy is Remedy.WHOLE_PAGES:
             n_splits = self._find_n_splits()
             return None if n_splits is None else remedy.line(n_splits=n_splits)
-        if remedy is Remedy.SMALL_ARRAYS:
-            is_much = rows.uncounted_bytes >= self.min_bytes
-            return remedy.line() if self._has_columns() and is_much else None
         if remedy is Remedy.CATEGORIES:
             dtype, _, _ = cause.detail.partition(": ")
             is_text = dtype in ("object", "str")
@@ -222,17 +218,13 @@ class Explainer:
             return remedy.line(names=names) if is_text else None
         return remedy.line()
 
-    def _has_columns(self) -> bool:
-        return self.is_frame and self.n_arrays > 1
-
     def _tell_few(self) -> str:
         smallest = format_bytes(self.min_mapped_bytes)
-        if not self._has_columns():
+        if not (self.is_frame and self.n_arrays > 1):
             return f"they have less than {smallest}: {Reason.FEW_BYTES.value}"
         return (
-            f"the rest is small: less than min_bytes ({format_bytes(self.min_bytes)}) "
-            "of columns that lie together is sent by value, and less than "
-            f"{smallest} of a column is not mapped"
+            f"the rest is small: rows of less than {smallest} are not mapped, nor are "
+            "a few rows of Arrow memory"
         )
 
     def _tell_order_of_elements(self, rows: PlannedRows) -> str:

@@ -33,6 +33,7 @@ from skl_mmap.memory import (
     Piece,
     Reason,
     Runs,
+    Segment,
     SegmentHandle,
     Settings,
     SharedArray,
@@ -43,6 +44,7 @@ from skl_mmap.memory import (
     count_selected,
     describe,
     describe_memmap,
+    describe_view,
     index_of_runs,
     is_constant,
     plan_array,
@@ -165,12 +167,7 @@ class Rehearsal:
         if not conversion.is_needed_for(array):
             found = describe(array, settings) or describe_memmap(array, settings)
         if found is not None:
-            handle, known = found
-            if is_constant(known):
-                handle = replace(
-                    handle, settings=_shifting(handle.settings, known.n_bytes)
-                )
-            return handle, None
+            return _known(*found), None
         shape, strides, dtype = stored_layout(array, conversion)
         n_bytes = math.prod(shape) * dtype.itemsize
         segment = SegmentHandle(0, -1, 0, 0, n_bytes)
@@ -178,8 +175,21 @@ class Rehearsal:
         settings = _shifting(settings, n_bytes)
         return ArrayHandle(segment, pieces, 0, dtype, shape, strides, settings), None
 
-    def share_view(self, view: npt.NDArray[Any]) -> None:
-        """Say that small arrays are sent by value: rows of them are not mapped."""
+    def share_view(self, view: npt.NDArray[Any]) -> tuple[ArrayHandle, None] | None:
+        """Return the handle of a small part of what is shared already.
+
+        All others are sent by value, so that rows of them are not mapped.
+        """
+        found = describe_view(view, self._options.settings)
+        return None if found is None else (_known(*found), None)
+
+
+def _known(handle: ArrayHandle, segment: Segment) -> ArrayHandle:
+    """Return the handle of what is shared already, with what would be known of it."""
+    if not is_constant(segment):
+        return handle
+    settings = _shifting(handle.settings, segment.n_bytes)
+    return replace(handle, settings=settings)
 
 
 def _shifting(settings: Settings, n_bytes: int) -> Settings:
@@ -245,6 +255,9 @@ class _RehearsingPickler(TaskPickler):
         if isinstance(reduced, tuple) and reduced[0] is rebuild_array:
             return self._rehearsal.rebuild(array, reduced[1][0])
         return array  # by value, or as a part of a file that may be written to
+
+    def reduce_small(self, handle: ArrayHandle) -> Any:
+        return rebuild_array, (handle,)
 
     def reduce_index(self, runs: Runs, n_rows: int) -> Any:
         return _Index(runs)

@@ -295,3 +295,27 @@ def test_copies_have_the_order_of_pandas() -> None:
     ):
         order = ours.copy().to_numpy().flags.c_contiguous
         assert order == pandas.copy().to_numpy().flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("action", "kind"),
+    [
+        (lambda X: X.copy(), "private mapping"),
+        (copy.deepcopy, "private mapping"),
+        (copy.copy, "the same memory"),
+        (lambda X: X.copy(deep=False), "the same memory"),
+        (lambda X: pd.DataFrame(X, copy=True), "a copy"),
+        (np.array, "a copy"),
+    ],
+    ids=["copy", "deepcopy", "copy.copy", "shallow", "constructor", "array"],
+)
+def test_each_way_to_copy_a_frame_costs_what_is_documented(
+    action: Callable[[Any], Any], kind: str
+) -> None:
+    shared = share(make_numbers())
+    copied = action(shared)
+    array = copied if isinstance(copied, np.ndarray) else block_values(copied)[0]
+    is_same = np.shares_memory(array, block_values(shared)[0])
+    is_mapped = find_mapping(array) is not None
+    assert is_same == (kind == "the same memory")
+    assert is_mapped == (kind != "a copy")

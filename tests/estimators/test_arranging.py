@@ -16,19 +16,31 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.ensemble import StackingRegressor
-from sklearn.feature_selection import RFECV
-from sklearn.linear_model import LassoCV, LinearRegression, LogisticRegression, Ridge
+from sklearn.ensemble import RandomForestClassifier, StackingRegressor
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.feature_selection import RFECV, SequentialFeatureSelector
+from sklearn.linear_model import (
+    ElasticNetCV,
+    LassoCV,
+    LinearRegression,
+    LogisticRegression,
+    LogisticRegressionCV,
+    Ridge,
+    RidgeClassifierCV,
+    RidgeCV,
+)
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
+    HalvingGridSearchCV,
     KFold,
     ShuffleSplit,
     StratifiedKFold,
     TimeSeriesSplit,
 )
-from sklearn.neighbors import KNeighborsRegressor
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.utils import Bunch
+from sklearn.utils.validation import has_fit_parameter
 
 from skl_mmap import Memmapped
 from skl_mmap.estimators._arranging import Arranger
@@ -204,14 +216,35 @@ class TestOthers:
             CalibratedClassifierCV(LogisticRegression(), cv=STRATIFIED, ensemble=False),
             RFECV(LogisticRegression(), step=40, cv=STRATIFIED),
             LassoCV(alphas=3, cv=SHUFFLED),
+            ElasticNetCV(alphas=3, cv=SHUFFLED),
+            pytest.param(
+                LogisticRegressionCV(Cs=[1.0], cv=STRATIFIED),
+                # Of its defaults, which are about to change.
+                marks=pytest.mark.filterwarnings("ignore::FutureWarning"),
+            ),
+            RidgeCV([0.1, 1e9], cv=SHUFFLED),
+            RidgeClassifierCV([0.1, 1e9], cv=STRATIFIED),
+            HalvingGridSearchCV(
+                KNeighborsClassifier(),
+                {"n_neighbors": [1, 30]},
+                resource="leaf_size",
+                max_resources=40,
+                min_resources=20,
+                factor=2,
+                cv=STRATIFIED,
+            ),
         ],
-        ids=["calibrated", "calibrated together", "rfecv", "lasso"],
+        ids=[
+            *("calibrated", "calibrated together", "rfecv", "lasso", "elastic net"),
+            *("logistic", "ridge", "ridge classifier", "halving"),
+        ],
     )
     def test_it_is_arranged_for_whoever_sends_folds(self, estimator: Any) -> None:
         X, y = make_data()
         classes = (y > 0).astype(int)
         weights = np.linspace(0, 1, N_SAMPLES)
-        params = {} if isinstance(estimator, RFECV) else {"sample_weight": weights}
+        has_weights = has_fit_parameter(estimator, "sample_weight")
+        params = {"sample_weight": weights} if has_weights else {}
         model = fit(estimator, X, classes, fit_params=params)
         assert_arranged(model)
         expected = clone(estimator).fit(X, classes, **params)
@@ -220,8 +253,45 @@ class TestOthers:
             getattr(model, method)(X), getattr(expected, method)(X), rtol=1e-5
         )
 
+    def test_tasks_that_wait_in_another_layout_are_arranged_too(self) -> None:
+        X, y = make_data()
+        forest = RandomForestClassifier(4, max_depth=2, random_state=0)
+        search = GridSearchCV(forest, {"max_features": [2, 4, 6, 8]}, cv=STRATIFIED)
+        model = fit(search, X, y > 0)
+        assert "was given X as float32 C" in notes_of(model)
+        assert_arranged(model)
+
+    @pytest.mark.parametrize("cv", [STRATIFIED, 3], ids=["shuffled", "in order"])
+    def test_it_is_arranged_for_each_candidate_of_features(self, cv: Any) -> None:
+        X, y = make_data()
+        # Sorted, the last of three folds of a regressor would have one class only.
+        order = np.argsort(y, kind="stable")
+        X, classes = X[order, :8], np.arange(N_SAMPLES) >= N_SAMPLES * 2 // 3
+        selector = SequentialFeatureSelector(
+            LogisticRegression(), n_features_to_select=7, direction="backward", cv=cv
+        )
+        model = fit(selector, X, classes, min_bytes="64K")
+        assert WRITTEN in notes_of(model)
+        expected = clone(selector).fit(X, classes)
+        np.testing.assert_array_equal(model.support_, expected.support_)
+
+    def test_ridge_without_folds_keeps_its_own_way(self) -> None:
+        X, y = make_data()
+        model = fit(RidgeCV([0.1, 1.0]), X, y)
+        assert model.best_score_ == RidgeCV([0.1, 1.0]).fit(X, y).best_score_
+
 
 class TestRefusals:
+    def test_a_halving_search_draws_its_rows_at_random(self) -> None:
+        X, y = make_data()
+        search = HalvingGridSearchCV(
+            Ridge(), {"alpha": [0.1, 1e9]}, cv=SHUFFLED, random_state=0
+        )
+        model = fit(search, X, y)
+        assert "draws rows of its folds at random" in notes_of(model)
+        assert WRITTEN not in notes_of(model)
+        assert model.best_params_ == clone(search).fit(X, y).best_params_
+
     @pytest.mark.parametrize(
         ("cv", "reason"),
         [

@@ -431,3 +431,24 @@ def test_copies_of_small_parts_are_numpys() -> None:
     shared = share_one(np.arange(64 * 512.0).reshape(64, 512))
     assert mapped_bytes(shared[5, :100].copy()) == 0
     assert mapped_bytes(shared[:, :100].copy()) == 0
+
+
+@pytest.mark.parametrize(
+    ("action", "is_mapped"),
+    [
+        (lambda X: X.copy(), True),
+        (np.copy, True),
+        (copy.copy, True),
+        (lambda X: X.astype(X.dtype), True),
+        (np.array, False),
+        (copy.deepcopy, False),
+    ],
+    ids=["method", "function", "copy.copy", "astype", "np.array", "deepcopy"],
+)
+def test_each_way_to_copy_an_array_costs_what_is_documented(
+    action: Any, is_mapped: bool
+) -> None:
+    shared = share_one(np.random.default_rng(0).random((4096, 4)))
+    copied = action(shared)
+    assert not np.shares_memory(copied, shared)
+    assert (find_mapping(copied) is not None) == is_mapped

@@ -113,6 +113,48 @@ def test_folds_of_several_tasks_are_numpys(
                 selected[...] = np.zeros((), array.dtype)
 
 
+@given(
+    array=dense_arrays(max_pages=40, min_rows=1).filter(
+        lambda array: array.flags.c_contiguous
+    ),
+    cuts=runs,
+    mmap_mode=st.sampled_from("cr"),
+)
+@examples(40)
+def test_slices_that_several_tasks_put_together_are_numpys(
+    array: npt.NDArray[Any], cuts: Any, mmap_mode: str
+) -> None:
+    handle, _segment = shared_with(make_sharing_store(mmap_mode=mmap_mode), array)
+    edges = [sorted(int(part * len(array)) for part in run) for run in cuts]
+    expected = np.concatenate([array[start:stop] for start, stop in edges])
+    for _ in range(2):
+        X = rebuild_array(send(handle))
+        joined = np.concatenate([X[start:stop] for start, stop in edges])
+        assert_same(joined, expected)
+        joined[...] = np.zeros((), array.dtype)
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda X: np.concatenate([X[:5000], X[5999:]]),
+        lambda X: np.vstack([X[:5000], X[5999:]]),
+        lambda X: np.delete(X, slice(5000, 5999), axis=0),
+    ],
+    ids=["concatenate", "vstack", "delete"],
+)
+def test_the_second_task_copies_nothing_of_what_it_puts_together(join: Any) -> None:
+    handle, _segment = shared_with(make_sharing_store(), PLAIN)
+    take_counted()
+    joined = [join(rebuild_array(send(handle))) for _ in range(2)]
+    _, reasons = take_counted()
+    assert allocated_bytes(handle) <= SHIFTED_BYTES + 4 * PAGE_BYTES
+    assert reasons["SHIFTED"] > 2 * SHIFTED_BYTES - 4 * PAGE_BYTES
+    assert max(map(private_bytes, joined)) <= 4 * PAGE_BYTES
+    for found in joined:
+        assert_same(found, PLAIN[FOLD])
+
+
 def test_the_second_task_copies_nothing() -> None:
     handle, _segment = shared_with(make_sharing_store(), PLAIN)
     tasks = [rebuild_array(send(handle)) for _ in range(3)]

@@ -54,12 +54,6 @@ def make_text(_: Path) -> Any:
     return pd.DataFrame({"a": np.arange(6.0 * N_ROWS), "text": text})
 
 
-def make_columns(_: Path) -> Any:
-    frame = pd.DataFrame({name: RNG.random(3 * N_ROWS) for name in "abc"})
-    text = pd.Series(["a", "b", "c"] * N_ROWS, dtype=object)
-    return frame.assign(text=text).astype({"text": "string[pyarrow]"})
-
-
 @dataclass(frozen=True)
 class Situation:
     """Data and splits that call for a remedy."""
@@ -87,7 +81,6 @@ SITUATIONS = (
     Situation(Remedy.BY_ROW, lambda _: FORTRAN),
     Situation(Remedy.BY_ROW, lambda _: pd.DataFrame(FORTRAN)),
     Situation(Remedy.CATEGORIES, make_text),
-    Situation(Remedy.SMALL_ARRAYS, make_columns),
     Situation(Remedy.INDICES, lambda _: polars.DataFrame(X), cv=MASKS),
     Situation(Remedy.POLARS, lambda _: pa.table(dict.fromkeys("abcdefgh", X[:, 0]))),
     Situation(Remedy.AS_ARRAY, lambda _: X.tolist(), cv=2),
