@@ -1,6 +1,6 @@
 """Compare results with ``layouts="auto"`` to those of loky, for all known layouts.
 
-    python asv_bench/layouts_agreement.py [WORD ...] [--resume FILE]
+    python asv_bench/layouts_agreement.py [WORD ...] [--quick] [--resume FILE]
 
 Each estimator of the table (with one of the words in its full name) is run in jobs on
 arrays by rows and by columns, and on frames, of float64, float32 and int64::
@@ -13,7 +13,8 @@ arrays by rows and by columns, and on frames, of float64, float32 and int64::
 Scores, predictions and what was fitted have to be the same, bit by bit, and each layout
 of the table has to be taken by a job at least once, or nothing would be proved. If
 something is not so, the exit code is 1. With ``--resume`` there is a line for each
-estimator in a file, and those that are in it already are not run again.
+estimator in a file, and those that are in it already are not run again. With
+``--quick`` there is one shape of X, and nothing that has no layout in the table.
 
 ``tox -e layouts`` runs it, and ``tox -e layouts-sk16`` and its like for a version of
 scikit-learn.
@@ -259,7 +260,7 @@ def _was_taken(
 
 
 def compare_estimator(
-    name: str, estimator: Any, layouts: Mapping[str, Layout]
+    name: str, estimator: Any, layouts: Mapping[str, Layout], *, is_quick: bool = False
 ) -> Outcome:
     """Compare all jobs of one estimator in all layouts."""
     outcome = Outcome(name)
@@ -267,9 +268,11 @@ def compare_estimator(
         warnings.simplefilter("ignore")
         for given in _GIVEN:
             layout = layouts.get(given.replace("rows", "C"))
+            if is_quick and layout is None:
+                continue
             outcome.n_layouts += layout is not None
             n_taken = 0
-            for variation in _SHAPES if layout else _SHAPES[:1]:
+            for variation in _SHAPES if layout and not is_quick else _SHAPES[:1]:
                 notes = compare_backends(outcome, estimator, given, variation)
                 if layout is not None:
                     n_taken += _was_taken(layout, given, notes, estimator)
@@ -297,6 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Compare all estimators, print what differs, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("words", nargs="*", help="only estimators with these words")
+    parser.add_argument("--quick", action="store_true", help="fewer jobs for each")
     parser.add_argument("--resume", metavar="FILE", help="what was compared already")
     options = parser.parse_args(arguments)
     known = known_layouts()
@@ -313,7 +317,10 @@ def main(arguments: list[str] | None = None) -> int:
         if entry.name in done:
             outcomes.append(done[entry.name])
             continue
-        outcome = compare_estimator(entry.name, entry.estimator, known[entry.name])
+        layouts = known[entry.name]
+        outcome = compare_estimator(
+            entry.name, entry.estimator, layouts, is_quick=options.quick
+        )
         outcomes.append(outcome)
         print(f"[{n_done + 1}/{len(entries)}] {outcome}", flush=True)
         if options.resume:

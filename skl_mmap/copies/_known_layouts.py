@@ -148,11 +148,16 @@ def _is_harmless(name: str, value: Any) -> bool:
 
 
 def _is_one_of(value: Any, *known: Any) -> bool:
-    """Return whether a value is one of these: a word, a flag, None or the object."""
+    """Return whether a value is one of these: a word, a flag, None or the object.
+
+    Tuples of numbers are compared as well: `clone` makes new ones.
+    """
     if _is_flag(value):
         value = bool(value)
-    is_word = isinstance(value, str)
-    return any(value is other or (is_word and value == other) for other in known)
+    is_plain = isinstance(value, str) or (
+        isinstance(value, tuple) and all(isinstance(v, int | float) for v in value)
+    )
+    return any(value is other or (is_plain and value == other) for other in known)
 
 
 def _is_flag(value: Any) -> bool:

@@ -46,13 +46,16 @@ def run_without_luck(estimator: Any, X: Any, y: Any) -> str:
     return "scores"
 
 
-def compare(monkeypatch: pytest.MonkeyPatch, **jobs: Any) -> Outcome:
+def compare(
+    monkeypatch: pytest.MonkeyPatch, *, is_quick: bool = False, **jobs: Any
+) -> Outcome:
     monkeypatch.setattr(layouts_agreement, "_GIVEN", GIVEN)
     monkeypatch.setattr(layouts_agreement, "_SHAPES", layouts_agreement._SHAPES[:1])
     monkeypatch.setattr(layouts_agreement, "list_jobs", lambda *_, **__: jobs)
     layouts_agreement._find_possible.cache_clear()
     known = dict.fromkeys(GIVEN[:2], FLOAT32)
-    outcome = compare_estimator(TREE, DecisionTreeRegressor(), known)
+    tree = DecisionTreeRegressor()
+    outcome = compare_estimator(TREE, tree, known, is_quick=is_quick)
     layouts_agreement._find_possible.cache_clear()
     return outcome
 
@@ -63,6 +66,11 @@ def test_layouts_that_are_taken_and_agree_are_fine(
     outcome = compare(monkeypatch, fits=run, scores=run_alone)
     assert str(outcome) == f"{TREE}: 6 comparisons, 2 layouts"
     assert outcome.is_fine
+
+
+def test_what_has_no_layout_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = compare(monkeypatch, is_quick=True, fits=run, scores=run_otherwise)
+    assert outcome.different == [f"{given}: scores" for given in GIVEN[:2]]
 
 
 def test_other_bits_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +101,7 @@ def test_what_was_compared_already_is_in_a_file(
 ) -> None:
     ran = []
 
-    def remember(name: str, *args: Any) -> Outcome:
+    def remember(name: str, *args: Any, is_quick: bool) -> Outcome:
         ran.append(name)
         return Outcome(name, n_compared=5, n_layouts=2)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import Ridge, SGDRegressor
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.tree import DecisionTreeRegressor
 
 from docs.estimators_layouts import (
@@ -135,6 +135,14 @@ def test_numbers_that_x_is_compared_with_have_to_be_the_default(
     imputer = SimpleImputer(missing_values=missing)
     found, _ = find_layout(imputer, X, order="C")
     assert (found is not None) is is_known
+
+
+def test_a_clone_has_the_layout_of_what_it_is_a_clone_of(table: Any) -> None:
+    table(Found("sklearn.preprocessing._data.MinMaxScaler", {"float64 C": "float32 C"}))
+    scaler = clone(MinMaxScaler())
+    assert find_layout(scaler, X, order="C")[0] is not None
+    other = MinMaxScaler(feature_range=(0, 2))
+    assert find_layout(other, X, order="C")[0] is None
 
 
 class OfBase(BaseEstimator):  # type: ignore[misc]

@@ -20,7 +20,6 @@ from sklearn.ensemble import RandomForestClassifier, StackingRegressor
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.feature_selection import RFECV, SequentialFeatureSelector
 from sklearn.linear_model import (
-    ElasticNetCV,
     LassoCV,
     LinearRegression,
     LogisticRegression,
@@ -216,7 +215,6 @@ class TestOthers:
             CalibratedClassifierCV(LogisticRegression(), cv=STRATIFIED, ensemble=False),
             RFECV(LogisticRegression(), step=40, cv=STRATIFIED),
             LassoCV(alphas=3, cv=SHUFFLED),
-            ElasticNetCV(alphas=3, cv=SHUFFLED),
             pytest.param(
                 LogisticRegressionCV(Cs=[1.0], cv=STRATIFIED),
                 # Of its defaults, which are about to change.
@@ -235,7 +233,7 @@ class TestOthers:
             ),
         ],
         ids=[
-            *("calibrated", "calibrated together", "rfecv", "lasso", "elastic net"),
+            *("calibrated", "calibrated together", "rfecv", "lasso"),
             *("logistic", "ridge", "ridge classifier", "halving"),
         ],
     )
