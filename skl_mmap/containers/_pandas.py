@@ -163,6 +163,10 @@ class SharedSeries(_Shared, pd.Series):  # type: ignore[misc]
         return pd.DataFrame
 
 
+# XGBoost knows a frame by the name of its class, and else forgets its columns.
+for _class in (SharedFrame, SharedSeries):
+    _class.__name__ = _class._plain_class.__name__
+
 select_by_label(SharedFrame)
 select_by_label(SharedSeries)
 

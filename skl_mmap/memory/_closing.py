@@ -133,7 +133,7 @@ def _closed_class(class_: type) -> type:
 
     def refuse(*_arguments: object, **_parameters: object) -> NoReturn:
         raise ClosedArrayError(
-            f"this {class_.__name__} was closed, so its memory may be gone. Use it "
+            f"this {class_.__qualname__} was closed, so its memory may be gone. Use it "
             "before close() or inside its `with` block, or copy what is needed later."
         )
 
@@ -143,7 +143,7 @@ def _closed_class(class_: type) -> type:
         return refuse()
 
     def describe(_instance: object) -> str:
-        return f"<closed {class_.__name__}>"
+        return f"<closed {class_.__qualname__}>"
 
     namespace: dict[str, Any] = {
         **dict.fromkeys(_SPECIAL_METHODS, refuse),
@@ -152,7 +152,7 @@ def _closed_class(class_: type) -> type:
         "__str__": describe,
         "__doc__": "It was closed: every use raises ClosedArrayError.",
     }
-    closed = type(f"Closed{class_.__name__}", (class_,), namespace)
+    closed = type(f"Closed{class_.__qualname__}", (class_,), namespace)
     return _closed_classes.setdefault(class_, closed)
 
 

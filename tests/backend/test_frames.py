@@ -152,7 +152,7 @@ def describe(value: Any) -> tuple[str, bool]:
         arrays = [value.to_numpy(copy=False)]
     else:
         arrays = [value]
-    return type(value).__name__, all(find_mapping(array) for array in arrays)
+    return type(value).__qualname__, all(find_mapping(array) for array in arrays)
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,11 @@ def test_tasks_get_what_is_shared(make: Callable[[], Any], name: str) -> None:
 def test_small_ones_are_sent_as_they_are() -> None:
     with use_mmap(min_bytes="100M"):
         for value in (make_numbers(10), make_csr(10), make_numbers(10)["a"]):
-            assert call_each(describe, value) == [(type(value).__name__, False)] * 4
+            assert call_each(describe, value) == [(type(value).__qualname__, False)] * 4
 
 
 def give_back(value: Any) -> Any:
-    return value, type(value).__name__
+    return value, type(value).__qualname__
 
 
 @pytest.mark.parametrize("make", [make_numbers, make_mixed, make_csr])
