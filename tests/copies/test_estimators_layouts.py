@@ -90,13 +90,6 @@ def test_an_estimator_that_fails_has_no_layouts() -> None:
     assert measure(Failing()).layouts == {}
 
 
-def test_xgboost_would_take_a_frame_of_another_class_for_an_array() -> None:
-    entry = Entry("a.Model", "xgboost", DecisionTreeRegressor(max_depth=3))
-    found = measure_entry(entry, [("float64 frame", "float32 rows")])
-    assert found.layouts == {}
-    assert "pandas' own class" in found.message
-
-
 class Peaks:
     """Stands in for what was measured, in bytes."""
 
