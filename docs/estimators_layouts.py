@@ -76,9 +76,6 @@ _RESULTS = (
 _MIN_SAVED = 0.15
 # They read single numbers as float32, in native code, whatever they are given.
 _CASTING = {"xgboost", "catboost"}
-# A frame of another class than pandas' own is an array to them, so that models lose the
-# names of columns; and they take arrays as they are.
-_TELLING_FRAMES_APART = {"xgboost"}
 # Of the processor, for one estimator.
 _MAX_SECONDS = 60.0
 # Fits that have to agree, of those with all variations.
@@ -370,8 +367,6 @@ def measure_entry(
     started = time.process_time()
     if entry.estimator is None:
         return Found(entry.name, message=entry.problem)
-    if entry.package in _TELLING_FRAMES_APART:
-        return Found(entry.name, message="takes no frame that is not pandas' own class")
     try:
         layouts, parameters = _measure(entry, pairs, started + _MAX_SECONDS)
         message = ""
