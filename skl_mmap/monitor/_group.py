@@ -16,7 +16,6 @@ be imported.
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from skl_mmap._linux.proc import find_group, read_file
@@ -100,9 +99,10 @@ def count_own_kills() -> int:
     found = find_group(os.getpid())
     if found is None:
         return 0
-    with (
-        contextlib.suppress(OSError),
-        contextlib.closing(ControlGroup(*found)) as group,
-    ):
-        return group.count_kills()
-    return 0
+    try:
+        group = ControlGroup(*found)
+    except OSError:
+        return 0
+    n_kills = group.count_kills()
+    group.close()
+    return n_kills
