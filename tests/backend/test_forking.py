@@ -412,6 +412,7 @@ def test_threads_that_ask_at_the_same_time_are_told_the_same(
 # ------------------------------------------------------------- the server
 
 
+@pytest.mark.slow
 def test_what_a_new_interpreter_would_see_decides_for_a_new_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -502,6 +503,8 @@ def test_packages_that_are_preloaded(package: str, tmp_path: Path) -> None:
 # ------------------------------------------------- where there is a doubt
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
@@ -595,6 +598,8 @@ def test_a_server_that_is_stopped_or_killed(
     assert wait_for_end(workers)
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_a_worker_that_ends_while_the_server_is_stopped() -> None:
     from loky.process_executor import TerminatedWorkerError
 
@@ -750,6 +755,7 @@ def test_a_parent_that_forks(tmp_path: Path) -> None:
     run_script(tmp_path, FORKED_PARENT)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_descriptors_are_bounded() -> None:
     find_workers(3)

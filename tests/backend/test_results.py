@@ -421,6 +421,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_fitted_neighbours_cost_the_parent_nothing(tmp_path: Path) -> None:
     ratio, loky_ratio = map(
         float, run_script(tmp_path, NEIGHBOURS_SCRIPT).stdout.split()

@@ -67,6 +67,7 @@ def hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", find_spec_without)
 
 
+@pytest.mark.slow
 def test_the_job_gives_equal_scores_and_json(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -227,7 +228,11 @@ def running_demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 @needs_posix
 @pytest.mark.parametrize(
     ("number", "exit_code"),
-    [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)],
+    [
+        ("SIGINT", 130),
+        pytest.param("SIGTERM", 143, marks=pytest.mark.slow),
+        ("SIGKILL", -9),
+    ],
 )
 def test_a_signal_leaves_no_processes_and_no_files(
     number: str, exit_code: int, running_demo: subprocess.Popen[str], tmp_path: Path

@@ -58,7 +58,7 @@ def test_uses_after_the_block_are_errors_and_folds_stay(kind: str) -> None:
     plain = KINDS[kind]()
     with skl_mmap.share(plain) as X:
         fold = select(X)
-        class_name = type(X).__name__
+        class_name = type(X).__qualname__
         with X:
             pass
         uses: list[Callable[[Any], Any]] = [

@@ -939,6 +939,7 @@ class TestPeak:
         assert report.peak_growth_bytes == close_to((8 + 64 + 4 * 16) * MIB, 5)
 
 
+@pytest.mark.slow
 def read_for(tree: ProcessTree, seconds: float) -> tuple[float, int]:
     """Return the CPU time that readings take, and how many there were."""
     tree.read()
