@@ -412,7 +412,6 @@ def test_threads_that_ask_at_the_same_time_are_told_the_same(
 # ------------------------------------------------------------- the server
 
 
-@pytest.mark.slow
 def test_what_a_new_interpreter_would_see_decides_for_a_new_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -430,6 +429,7 @@ def test_what_a_new_interpreter_would_see_decides_for_a_new_server(
     assert set(find_workers().values()) == {_forking.server_pid()}
 
 
+@pytest.mark.slow
 def test_the_server_stays_for_a_while_and_not_for_ever() -> None:
     first = find_workers(idle_worker_timeout=1.5)
     server = _forking.server_pid()
@@ -504,7 +504,6 @@ def test_packages_that_are_preloaded(package: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
@@ -530,6 +529,7 @@ def test_modules_that_are_not_made_for_it(
     assert all(reason in note for note in noted)
 
 
+@pytest.mark.slow
 def test_refused_once_is_not_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -599,7 +599,6 @@ def test_a_server_that_is_stopped_or_killed(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_worker_that_ends_while_the_server_is_stopped() -> None:
     from loky.process_executor import TerminatedWorkerError
 
@@ -617,6 +616,7 @@ def test_a_worker_that_ends_while_the_server_is_stopped() -> None:
     assert len(find_workers()) == 2
 
 
+@pytest.mark.slow
 def test_what_was_edited_is_imported_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -756,7 +756,6 @@ def test_a_parent_that_forks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_descriptors_are_bounded() -> None:
     find_workers(3)
     shut_down_pools()
@@ -771,6 +770,7 @@ def test_descriptors_are_bounded() -> None:
     assert wait_until(lambda: not psutil.Process(server).children())
 
 
+@pytest.mark.slow
 def test_results_are_those_of_other_workers() -> None:
     from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
     from sklearn.linear_model import LinearRegression, Ridge

@@ -67,7 +67,6 @@ def hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", find_spec_without)
 
 
-@pytest.mark.slow
 def test_the_job_gives_equal_scores_and_json(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -92,6 +91,7 @@ def test_the_job_gives_equal_scores_and_json(
     assert "[6/6] friedman, mmap: cross-validating" in output.err
 
 
+@pytest.mark.slow
 def test_in_any_order_ridge_has_the_same_scores_but_for_rounding(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

@@ -939,7 +939,6 @@ class TestPeak:
         assert report.peak_growth_bytes == close_to((8 + 64 + 4 * 16) * MIB, 5)
 
 
-@pytest.mark.slow
 def read_for(tree: ProcessTree, seconds: float) -> tuple[float, int]:
     """Return the CPU time that readings take, and how many there were."""
     tree.read()
@@ -952,6 +951,7 @@ def read_for(tree: ProcessTree, seconds: float) -> tuple[float, int]:
     return time.thread_time() - begin, n_readings
 
 
+@pytest.mark.slow
 def test_readings_of_busy_forks_are_cheap(forks: Forks) -> None:
     forks.start(8, n_mib=200)
     work = (
