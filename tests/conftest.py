@@ -112,13 +112,6 @@ def _find_fork_server() -> int | None:
     return None if module is None else module.server_pid()
 
 
-def end_fork_server() -> None:
-    """End it, so that its memory does not go while something is measured."""
-    module = sys.modules.get("skl_mmap.backend._forking")
-    if module is not None:
-        module.end_server()
-
-
 def _list_children() -> frozenset[str]:
     """List child processes other than the workers of a pool and resource trackers."""
     expected = {tracker._pid for tracker in _find_trackers()}
@@ -280,6 +273,14 @@ def temporary_folder(
         patch.setenv("TMPDIR", str(folder))
         patch.setattr(tempfile, "tempdir", None)
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lasting_fork_server() -> Generator[None, None, None]:
+    """Let no server end for want of workers while something is measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skl_mmap.backend._pool._SERVER_SECONDS", 1e5)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

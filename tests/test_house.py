@@ -195,6 +195,7 @@ TESTED_PARTS = {
 # What tests of other rooms replace.
 REPLACED_ELSEWHERE = {
     ("conftest.py", "backend._forking"): "its server is known, and no leak",
+    ("conftest.py", "backend._pool"): "its server lasts",
     ("backend/common.py", "copies._known_layouts"): "tests have tables of their own",
     ("backend/test_environments.py", "memory._segment"): "a folder is absent",
     ("backend/test_gathered_folds.py", "memory._gathered_folds"): "a worker dies in it",
