@@ -75,9 +75,11 @@ def _find_place(segment: Segment) -> tuple[str, str]:
         target = os.readlink(descriptor_path(segment.fd))
     except OSError:
         return "file", ""
-    if target.startswith((_MEMFD_PREFIX, MEMORY_FOLDER + "/")):
+    if target.startswith(_MEMFD_PREFIX):
         return "memory", ""
-    return ("disk", "") if target.endswith(_DELETED) else ("file", target)
+    if not target.endswith(_DELETED):
+        return "file", target
+    return ("memory" if target.startswith(MEMORY_FOLDER + "/") else "disk"), ""
 
 
 def is_user_file(segment: Segment) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +80,18 @@ def test_files_of_the_user(segments: list[SegmentRecord], tmp_path: Path) -> Non
     assert (record.place, record.is_copy) == ("file", False)
     assert record.path == str(path)
     assert record.n_bytes == X.nbytes // 2
+
+
+def test_files_of_the_user_in_memory(segments: list[SegmentRecord]) -> None:
+    """They have a name, and others may change them: they are no segments of ours."""
+    if not os.access("/dev/shm", os.W_OK):
+        pytest.skip("there is no /dev/shm to write to")
+    with tempfile.NamedTemporaryFile(dir="/dev/shm", suffix=".npy") as file:
+        np.save(file, np.ones((MIB, 2)))
+        file.flush()
+        make_store().share(np.load(file.name, mmap_mode="r"))
+        [record] = segments
+        assert (record.place, record.path) == ("file", file.name)
 
 
 def test_adopted_arrays(segments: list[SegmentRecord]) -> None:
