@@ -599,11 +599,12 @@ _TASKS = {
 
 def find_model_task(function: Any) -> ModelTask | None:
     """Return how a function hands X to an estimator; None if it may look at it."""
-    task = _TASKS.get(_name_of(function))
+    task = _TASKS.get(place_of_function(function))
     return task if task is not None and _has_arguments(function, task.first) else None
 
 
-def _name_of(function: Any) -> tuple[str, str]:
+def place_of_function(function: Any) -> tuple[str, str]:
+    """Return the module and the name of a function; "" for what it has not."""
     return getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
 
 
@@ -640,7 +641,10 @@ _FITS_ON_ROWS = frozenset(
 
 def is_fit_on_rows(function: Any) -> bool:
     """Return whether a function fits an estimator on all rows, or on a train set."""
-    return _name_of(function) in _FITS_ON_ROWS and find_model_task(function) is not None
+    return (
+        place_of_function(function) in _FITS_ON_ROWS
+        and find_model_task(function) is not None
+    )
 
 
 def count_repeated_splits(batch: Any) -> int:
@@ -650,7 +654,7 @@ def count_repeated_splits(batch: Any) -> int:
     """
     for function, _, kwargs in (tasks_of(batch) or ())[:1]:
         function = inspect.unwrap(function)
-        if _name_of(function) != (_VALIDATION, "_fit_and_score"):
+        if place_of_function(function) != (_VALIDATION, "_fit_and_score"):
             return 0
         progress = [kwargs.get(name) for name in _PROGRESS]
         if all(isinstance(part, tuple) and len(part) == 2 for part in progress):

@@ -123,7 +123,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self.parallel: Any = None
         self._watch: CallWatch | None = None
         self._choice: LayoutChoice | None = None
-        self._in_flight = TasksInFlight(1)
+        self._in_flight: TasksInFlight | None = None
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return how many tasks run at the same time; the rules of joblib's "loky"."""
@@ -215,6 +215,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         future = submit(self._workers, task)
         if callback is not None:
             future.add_done_callback(callback)
+        assert self._in_flight is not None  # the call has begun
         self._in_flight.add(future, task.batch)
         # Not before joblib has read the result, which may refer to the segments.
         future.add_done_callback(task.release)
@@ -232,6 +233,7 @@ class MmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
                 "called again."
             ) from error
         except TerminatedWorkerError as error:
+            assert self._in_flight is not None
             raise self._in_flight.explain(error) from error
         return unpack(outcome)
 

@@ -223,7 +223,8 @@ class LayoutChoice:
         """Return a task, if it does no more with X than to hand it to an estimator."""
         function, args, kwargs = item
         function = inspect.unwrap(function)
-        kind = _OWN_TASKS.get(_name_of(function)) or _compat.find_model_task(function)
+        own = _OWN_TASKS.get(_compat.place_of_function(function))
+        kind = own or _compat.find_model_task(function)
         if kind is None:
             for value in (*args, *kwargs.values()):
                 self._needs_as_it_is(value)
@@ -277,10 +278,6 @@ class LayoutChoice:
                 }
             self._known[id(X)] = known = _Known(X)
         return known
-
-
-def _name_of(function: Any) -> tuple[str, str]:
-    return getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
 
 
 def _contains(value: Any, X: Any, depth: int = _MAX_DEPTH) -> bool:
